@@ -1,0 +1,111 @@
+//! Calls, logs and usage, as they are read.
+
+use std::collections::BTreeMap;
+
+use mayfly_types::{DeploymentId, KeyId, Meter, ModelId, Name, ProjectId, RequestId, RevisionId, TenantId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Timestamp;
+
+/// One line of a call's usage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CallLine {
+    /// What is counted.
+    #[schema(value_type = String)]
+    pub meter: Meter,
+    /// The model that did the work; absent for guest CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub model: Option<ModelId>,
+    /// How much, in the meter's unit.
+    pub quantity: i64,
+}
+
+/// One call, as the ledger has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CallDetail {
+    /// The `x-request-id` of its answer.
+    #[schema(value_type = String)]
+    pub id: RequestId,
+    /// Whose deployment it was.
+    #[schema(value_type = String)]
+    pub tenant: TenantId,
+    /// The deployment's project.
+    #[schema(value_type = String)]
+    pub project: ProjectId,
+    /// The deployment's name.
+    #[schema(value_type = String)]
+    pub deployment: Name,
+    /// The deployment that answered.
+    #[schema(value_type = String)]
+    pub deployment_id: DeploymentId,
+    /// Its revision.
+    #[schema(value_type = String)]
+    pub revision: RevisionId,
+    /// The key that was used.
+    #[schema(value_type = String)]
+    pub key: KeyId,
+    /// What the caller said its user is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_user: Option<String>,
+    /// Whether it has ended; if not, usage is what is durable so far.
+    pub ended: bool,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// Whether what was counted is owed; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owed: Option<bool>,
+    /// The HTTP status that was sent; 0 if none was.
+    pub status: u16,
+    /// How cold it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold: Option<String>,
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub opened_at: Timestamp,
+    /// Microseconds from its beginning to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_micros: Option<i64>,
+    /// Sums by meter, over all models.
+    pub usage: BTreeMap<String, i64>,
+    /// Usage by meter and model.
+    pub lines: Vec<CallLine>,
+}
+
+/// One line of a deployment's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// When it was written.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// The call that wrote it; absent on lines about the log itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub request_id: Option<RequestId>,
+    /// `stdout`, `stderr`, or `host` for what the host has to say about the handler.
+    pub stream: String,
+    /// The text, without control characters.
+    pub text: String,
+}
+
+/// One group of calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UsageGroup {
+    /// What the group's calls share, by the names in `group_by`.
+    pub group: BTreeMap<String, String>,
+    /// Calls.
+    pub calls: i64,
+    /// Sums by meter.
+    pub usage: BTreeMap<String, i64>,
+}
+
+/// Sums of usage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// What the groups are kept apart by.
+    pub group_by: Vec<String>,
+    /// One entry for each group.
+    pub data: Vec<UsageGroup>,
+}

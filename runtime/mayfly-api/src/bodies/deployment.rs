@@ -1,0 +1,255 @@
+//! Deployments and their revisions.
+
+use std::collections::BTreeMap;
+
+use mayfly_types::{DeploymentId, Digest, GuestLimits, ModelId, Name, RevisionId};
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::Timestamp;
+
+/// Where the handler of a deploy comes from: exactly one of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HandlerSource {
+    /// A component that was uploaded with `PUT /api/v1/artifacts`.
+    Digest(Digest),
+    /// One of those in the binary, without `builtin:`.
+    Builtin(String),
+}
+
+impl PartialSchema for HandlerSource {
+    fn schema() -> RefOr<Schema> {
+        let one = |key: &str| ObjectBuilder::new().property(key, String::schema()).required(key);
+        OneOfBuilder::new().item(one("digest")).item(one("builtin")).into()
+    }
+}
+
+impl ToSchema for HandlerSource {}
+
+/// A granted model: the registered name, or a table with more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ModelEntry {
+    /// The registered name; runs on the CPU.
+    Name(Name),
+    /// The registered name and where it runs.
+    Table(ModelTable),
+}
+
+impl PartialSchema for ModelEntry {
+    fn schema() -> RefOr<Schema> {
+        OneOfBuilder::new().item(String::schema()).item(ModelTable::schema()).into()
+    }
+}
+
+impl ToSchema for ModelEntry {}
+
+/// The long form of a granted model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTable {
+    /// The registered name.
+    #[schema(value_type = String)]
+    pub model: Name,
+    /// `cpu` (default) or `cuda`.
+    #[serde(default = "cpu")]
+    pub device: String,
+    /// Hand out every position of a decoder's outputs.
+    #[serde(default)]
+    pub all_positions: bool,
+}
+
+fn cpu() -> String {
+    "cpu".to_owned()
+}
+
+/// A deploy, as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewDeployment {
+    /// Where the handler comes from.
+    pub handler: HandlerSource,
+    /// By the alias the handler uses.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, ModelEntry>)]
+    pub models: BTreeMap<Name, ModelEntry>,
+    /// What `wasi:config` answers.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+    /// What a call may use; missing keys take their default.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub limits: GuestLimits,
+}
+
+/// A deploy, done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deployed {
+    /// The deployment as it is now.
+    pub deployment: Deployment,
+    /// False if the active revision was the same already.
+    pub changed: bool,
+    /// False if the compiled code was there already.
+    pub compiled: bool,
+}
+
+/// How warm a deployment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Rows in the store and files on disk; nothing in memory.
+    Zero,
+    /// Compiled code is mapped.
+    Code,
+    /// At least one of its models is loaded.
+    Model,
+    /// Calls are running.
+    Active,
+}
+
+impl Tier {
+    /// The stable text form.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Zero => "zero",
+            Self::Code => "code",
+            Self::Model => "model",
+            Self::Active => "active",
+        }
+    }
+}
+
+/// One granted model, now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelStatus {
+    /// The handler's name for it.
+    pub alias: String,
+    /// Whether a session of it is loaded on this node.
+    pub loaded: bool,
+}
+
+/// One deployment on this node, now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentStatus {
+    /// The warmest tier.
+    pub tier: Tier,
+    /// Calls running.
+    pub calls: u32,
+    /// Whether its code is mapped.
+    pub code_mapped: bool,
+    /// Its models.
+    pub models: Vec<ModelStatus>,
+}
+
+/// The handler of a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Handler {
+    /// The stored component.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// `builtin:NAME` if it is one of those in the binary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builtin: Option<String>,
+}
+
+/// One model a revision may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Grant {
+    /// The registration.
+    #[schema(value_type = String)]
+    pub model: ModelId,
+    /// The name it was registered under, if the record is still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub name: Option<Name>,
+    /// Where it runs.
+    pub device: String,
+    /// Whether every position of a decoder's outputs is handed out.
+    pub all_positions: bool,
+}
+
+/// An immutable version of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Revision {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: RevisionId,
+    /// 1 for the first.
+    pub number: u32,
+    /// Whether it is the one that answers.
+    pub active: bool,
+    /// Its handler.
+    pub handler: Handler,
+    /// By alias.
+    #[schema(value_type = BTreeMap<String, Grant>)]
+    pub models: BTreeMap<Name, Grant>,
+    /// What `wasi:config` answers.
+    pub config: BTreeMap<String, String>,
+    /// What a call may use.
+    #[schema(value_type = Object)]
+    pub limits: GuestLimits,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// A deployment, in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deployment {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: DeploymentId,
+    /// Its project's name.
+    #[schema(value_type = String)]
+    pub project: Name,
+    /// Unique in the project.
+    #[schema(value_type = String)]
+    pub name: Name,
+    /// Where it answers.
+    pub url: String,
+    /// The active revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+    /// What is in memory for it on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<DeploymentStatus>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// A deployment, in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentSummary {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: DeploymentId,
+    /// Its project's name.
+    #[schema(value_type = String)]
+    pub project: Name,
+    /// Unique in the project.
+    #[schema(value_type = String)]
+    pub name: Name,
+    /// Where it answers.
+    pub url: String,
+    /// The number of the active revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u32>,
+    /// How warm it is on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<Tier>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// Which revision to go back to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// Its number; without it, the one before the active one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u32>,
+}

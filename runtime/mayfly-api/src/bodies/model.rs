@@ -1,0 +1,98 @@
+//! Models and stored files.
+
+use std::collections::BTreeMap;
+
+use mayfly_types::{Digest, ModelId, Name, ProjectId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Timestamp;
+
+/// A stored file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Artifact {
+    /// What it is stored under.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Who a model belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelOwner {
+    /// The operator imported it: every project may be granted it.
+    Host,
+    /// A project brought it.
+    Project,
+}
+
+/// The size of one dimension: a number, a name shared within one run, or null.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Dimension {
+    /// Always this.
+    Fixed(u32),
+    /// Chosen by the caller; the same name means the same size within one run.
+    Named(String),
+    /// Chosen by the caller.
+    Any(()),
+}
+
+/// One input or output of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelTensor {
+    /// The graph's own name.
+    pub name: String,
+    /// For example `fp32`.
+    pub element_type: String,
+    /// One entry per dimension.
+    pub dimensions: Vec<Dimension>,
+    /// What the host takes it for, for example `ids` or `mask`.
+    pub role: String,
+}
+
+/// A model package under a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Model {
+    /// This registration; goes into bills.
+    #[schema(value_type = String)]
+    pub id: ModelId,
+    /// Unique for its owner.
+    #[schema(value_type = String)]
+    pub name: Name,
+    /// Who it belongs to.
+    pub owner: ModelOwner,
+    /// The project that brought it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub project: Option<ProjectId>,
+    /// The stored package.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// Whether the operator lets it run.
+    pub approved: bool,
+    /// When it was added.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Inputs that a run must give.
+    pub inputs: Vec<ModelTensor>,
+    /// Outputs of a run.
+    pub outputs: Vec<ModelTensor>,
+    /// Whether the package carries a tokenizer.
+    pub has_tokenizer: bool,
+    /// Vocabulary size, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<u32>,
+    /// Context length, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// The padding token, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_id: Option<u32>,
+    /// Facts from the package's own configuration.
+    pub properties: BTreeMap<String, String>,
+}

@@ -1,0 +1,64 @@
+//! The node: what it is made of, what it may use and what it uses.
+
+use std::collections::BTreeMap;
+
+use mayfly_types::GuestLimits;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Timestamp;
+
+/// Answer of `/healthz` and `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or why not.
+    pub status: String,
+}
+
+/// The ONNX Runtime library in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OnnxRuntime {
+    /// For example `1.31.1`.
+    pub version: String,
+    /// Execution providers compiled into it.
+    pub providers: Vec<String>,
+}
+
+/// A limit of the node.
+pub type NodeLimit = u64;
+
+/// This node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Node {
+    /// Mayfly's version.
+    pub version: String,
+    /// The WebAssembly engine and its version.
+    pub engine: String,
+    /// The inference library.
+    pub onnxruntime: OnnxRuntime,
+    /// When the server started.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    /// Handlers in the binary, without `builtin:`.
+    pub builtins: Vec<String>,
+    /// Limits of the node by name; the unit is in the name.
+    pub limits: BTreeMap<String, NodeLimit>,
+    /// Limits a revision has unless it says otherwise.
+    #[schema(value_type = Object)]
+    pub guest_limits: GuestLimits,
+    /// Registered deployments.
+    pub deployments: u64,
+    /// Calls that have not settled.
+    pub calls_open: u64,
+    /// Instances alive.
+    pub instances: u32,
+    /// Components mapped.
+    pub code_mapped: u64,
+    /// Models loaded.
+    pub models_loaded: u64,
+    /// Bytes that loading them added, as measured.
+    pub model_bytes: u64,
+    /// Resident memory of the process, if the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
+}

@@ -1,0 +1,34 @@
+//! Settings of the call path.
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of [`crate::Calls`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Calls open at once on this node; one more is refused with 503.
+    pub calls_max: u32,
+    /// Calls open at once on one deployment; one more is refused with 429.
+    pub calls_per_deployment_max: u32,
+    /// An answer this short, whose handler has ended, is settled before its head leaves and needs one row.
+    pub short_answer_bytes_max: u64,
+    /// How long the head waits for a short answer to end.
+    pub short_answer_wait_ms: u64,
+    /// Log lines kept in memory for each deployment that has written any.
+    pub log_lines_per_deployment_max: u32,
+    /// Deployments whose lines are kept.
+    pub log_deployments_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            calls_max: 10_000,
+            calls_per_deployment_max: 1_000,
+            short_answer_bytes_max: 256 * 1024,
+            short_answer_wait_ms: 2,
+            log_lines_per_deployment_max: 1_000,
+            log_deployments_max: 1_000,
+        }
+    }
+}

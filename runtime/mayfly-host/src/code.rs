@@ -1,0 +1,156 @@
+//! Compiled code: stored beside its keyed checksum, mapped on first use, dropped when idle.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mayfly_types::Digest;
+use moka::future::Cache;
+use wasmtime::Engine;
+use wasmtime::component::{Component, Linker};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use crate::background::{Background, Next};
+use crate::state::GuestState;
+use crate::stored::Stored;
+use crate::{CodeError, Config};
+
+/// A mapped component, ready to be instantiated.
+pub struct Code {
+    digest: Digest,
+    pre: ProxyPre<GuestState>,
+}
+
+impl Code {
+    /// The component it was compiled from.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub(crate) fn pre(&self) -> &ProxyPre<GuestState> {
+        &self.pre
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Code").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// What the code cache and the pool hold.
+#[derive(Debug, Clone, Default)]
+pub struct CodeStats {
+    /// Components mapped now.
+    pub mapped: Vec<Digest>,
+    /// Maps since the start.
+    pub maps_total: u64,
+    /// Instances alive now.
+    pub instances: u32,
+    /// Instances since the start.
+    pub instances_total: u64,
+}
+
+/// Maps the file and links it. The file's checksum has been verified, or a child of ours has just written it.
+pub(crate) fn load(
+    engine: &Engine,
+    linker: &Linker<GuestState>,
+    path: &Path,
+) -> wasmtime::Result<ProxyPre<GuestState>> {
+    #[expect(unsafe_code, reason = "mapping compiled code is what this module is for; there is no safe way to do it")]
+    // SAFETY: the file was written by an engine of the same version and settings in a child of this host (its name holds
+    // the compatibility hash) and is unchanged since: the caller verified the checksum made with a key that only
+    // this host can read, and only this host's user may write in the folder, which never changes a file in place.
+    let component = unsafe { Component::deserialize_file(engine, path) }?;
+    ProxyPre::new(linker.instantiate_pre(&component)?)
+}
+
+/// Mapped components: bounded, dropped when idle, each mapped by one caller while the others wait.
+pub(crate) struct Mapped {
+    cache: Cache<Digest, Arc<Code>>,
+    source: Arc<Source>,
+    maps: Arc<AtomicU64>,
+    /// Drops idle entries also when nobody calls. Held for its thread.
+    _sweeper: Background,
+}
+
+struct Source {
+    engine: Engine,
+    linker: Linker<GuestState>,
+    stored: Arc<Stored>,
+}
+
+impl Mapped {
+    /// An empty cache.
+    pub(crate) fn start(
+        config: &Config,
+        engine: Engine,
+        linker: Linker<GuestState>,
+        stored: Arc<Stored>,
+    ) -> std::io::Result<Self> {
+        let idle = Duration::from_millis(config.code_idle_ms.max(1));
+        let cache = Cache::builder().max_capacity(config.code_entries_max).time_to_idle(idle).build();
+        let swept = cache.clone();
+        let period = (idle / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let sweeper = Background::start("mayfly-code", move || {
+            futures::executor::block_on(swept.run_pending_tasks());
+            Next::After(period)
+        })?;
+        let source = Arc::new(Source { engine, linker, stored });
+        Ok(Self { cache, source, maps: Arc::default(), _sweeper: sweeper })
+    }
+
+    /// The component, and whether it had to be mapped.
+    pub(crate) async fn get(&self, digest: Digest) -> Result<(Arc<Code>, bool), CodeError> {
+        if let Some(code) = self.cache.get(&digest).await {
+            return Ok((code, false));
+        }
+        let source = Arc::clone(&self.source);
+        let maps = Arc::clone(&self.maps);
+        let map = async move {
+            // Reads from disk: off the async threads.
+            let mapped = tokio::task::spawn_blocking(move || source.map(digest)).await;
+            let code = mapped.map_err(|error| CodeError::Host { detail: format!("mapping code: {error}") })??;
+            maps.fetch_add(1, Ordering::Relaxed);
+            Ok(Arc::new(code))
+        };
+        match self.cache.entry(digest).or_try_insert_with(map).await {
+            // Who waited for another's mapping found it cold all the same.
+            Ok(entry) => Ok((entry.into_value(), true)),
+            Err(error) => Err(CodeError::clone(&error)),
+        }
+    }
+
+    /// What is mapped.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        self.cache.iter().map(|(digest, _)| *digest).collect()
+    }
+
+    /// Maps since the start.
+    pub(crate) fn maps_total(&self) -> u64 {
+        self.maps.load(Ordering::Relaxed)
+    }
+
+    /// Maps a file that is not stored yet, to see whether it fits this engine's pool and links.
+    pub(crate) async fn try_out(&self, path: std::path::PathBuf) -> Result<(), wasmtime::Error> {
+        let source = Arc::clone(&self.source);
+        tokio::task::spawn_blocking(move || load(&source.engine, &source.linker, &path).map(drop))
+            .await
+            .unwrap_or_else(|error| Err(wasmtime::Error::msg(format!("mapping code: {error}"))))
+    }
+}
+
+impl Source {
+    fn map(&self, digest: Digest) -> Result<Code, CodeError> {
+        let path = self.stored.verified(digest)?;
+        match load(&self.engine, &self.linker, &path) {
+            Ok(pre) => Ok(Code { digest, pre }),
+            Err(error) => {
+                tracing::warn!(%digest, error = format!("{error:#}"), "stored code does not fit this engine");
+                Err(CodeError::Damaged)
+            }
+        }
+    }
+}

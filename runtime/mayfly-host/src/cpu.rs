@@ -1,0 +1,125 @@
+//! How much CPU time a guest has used.
+//!
+//! Counted on the thread's own CPU clock while the guest's future is polled, so a busy machine does not make a call
+//! dearer. Host code that a guest calls and that runs in the same poll (copying a tensor, say) is counted too; waiting
+//! and work on other threads are not.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// The guest has used up `guest_cpu_ms_max`. Travels as the trap's error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("CPU limit of {limit_ms} ms reached")]
+pub(crate) struct CpuExceeded {
+    pub(crate) limit_ms: u64,
+}
+
+/// CPU time of the calling thread, in nanoseconds.
+pub(crate) fn thread_nanos() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// The meter of one call.
+#[derive(Debug, Default)]
+pub(crate) struct CpuMeter {
+    /// Of polls that have ended.
+    used: AtomicU64,
+    /// The thread's clock when the running poll began; 0 between polls.
+    since: AtomicU64,
+}
+
+impl CpuMeter {
+    /// CPU time so far. Exact when read inside a poll (on its thread) or between polls.
+    pub(crate) fn used(&self) -> Duration {
+        let since = self.since.load(Ordering::Relaxed);
+        let running = if since == 0 { 0 } else { thread_nanos().saturating_sub(since) };
+        Duration::from_nanos(self.used.load(Ordering::Relaxed).saturating_add(running))
+    }
+
+    /// CPU time of the polls that have ended; may be read from any thread.
+    pub(crate) fn settled(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Counts work that was done for the guest on another thread.
+    pub(crate) fn add(&self, nanos: u64) {
+        self.used.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// [`CpuExceeded`] once the limit is passed.
+    pub(crate) fn check(&self, limit_ms: u64) -> Result<(), CpuExceeded> {
+        if self.used() > Duration::from_millis(limit_ms) { Err(CpuExceeded { limit_ms }) } else { Ok(()) }
+    }
+}
+
+/// A future whose polls are counted.
+pub(crate) struct Metered<F> {
+    inner: Pin<Box<F>>,
+    meter: Arc<CpuMeter>,
+}
+
+impl<F> Metered<F> {
+    /// Counts the polls of `inner` on `meter`.
+    pub(crate) fn new(inner: F, meter: Arc<CpuMeter>) -> Self {
+        Self { inner: Box::pin(inner), meter }
+    }
+}
+
+impl<F: Future> Future for Metered<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let start = thread_nanos();
+        self.meter.since.store(start.max(1), Ordering::Relaxed);
+        let polled = self.inner.as_mut().poll(cx);
+        self.meter.since.store(0, Ordering::Relaxed);
+        self.meter.used.fetch_add(thread_nanos().saturating_sub(start), Ordering::Relaxed);
+        polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spin(time: Duration) {
+        let start = thread_nanos();
+        while Duration::from_nanos(thread_nanos() - start) < time {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[tokio::test]
+    async fn work_counts_and_waiting_does_not() {
+        let meter = Arc::new(CpuMeter::default());
+        let inside = Arc::clone(&meter);
+        Metered::new(
+            async move {
+                spin(Duration::from_millis(3));
+                assert!(inside.check(2).is_err(), "over the limit, seen from inside");
+                assert!(inside.check(1_000).is_ok());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            },
+            Arc::clone(&meter),
+        )
+        .await;
+        assert!(meter.settled() >= Duration::from_millis(3));
+        assert_eq!(meter.used(), meter.settled());
+    }
+
+    #[tokio::test]
+    async fn sleeping_is_free() {
+        let meter = Arc::new(CpuMeter::default());
+        let wait = tokio::time::sleep(Duration::from_millis(200));
+        Metered::new(wait, Arc::clone(&meter)).await;
+        assert!(meter.settled() < Duration::from_millis(100), "{:?}", meter.settled());
+    }
+}

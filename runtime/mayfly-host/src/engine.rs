@@ -1,0 +1,120 @@
+//! The engine: pool, epoch ticker, linker, and the host made of them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mayfly_types::Digest;
+use wasmtime::Engine;
+
+use crate::background::{Background, Next};
+use crate::code::Mapped;
+use crate::config::Places;
+use crate::instance::Counts;
+use crate::pool::Machine;
+use crate::stored::Stored;
+use crate::{Code, CodeError, CodeStats, CompileError, ComponentInfo, Config, StartError, compile, linker, pool, settings};
+
+/// The WebAssembly side of a node. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Host(pub(crate) Arc<Inner>);
+
+/// What all clones share.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) engine: Engine,
+    pub(crate) instances_max: u32,
+    pub(crate) counts: Arc<Counts>,
+    /// Advances the epoch while instances are alive.
+    pub(crate) ticker: Background,
+    pub(crate) stored: Arc<Stored>,
+    pub(crate) mapped: Mapped,
+    pub(crate) child: PathBuf,
+}
+
+impl Host {
+    /// Sets up the engine, the pool and the ticker. `code_folder` is created with its key if it is not there;
+    /// `child` is the binary started as `child __compile …` for each upload.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(config: Config, code_folder: PathBuf, child: PathBuf) -> Result<Self, StartError> {
+        let machine = Machine::read();
+        let (engine, instances_max) = pool::engine(&config, pool::slots(&config, machine))?;
+        tracing::info!(
+            instances_max,
+            max_map_count = machine.map_count_max,
+            memory_bytes = machine.memory_bytes,
+            instance_memory_bytes_max = config.instance_memory_bytes_max,
+            "instance pool ready"
+        );
+        let linker = linker::linker(&engine).map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let places = Places { code: code_folder, child };
+        let stored = Arc::new(Stored::open(&places.code, settings::compatibility(&engine))?);
+        let counts = Arc::new(Counts::default());
+        let ticker = ticker(&engine, &counts, Duration::from_millis(config.epoch_tick_ms.max(1)))?;
+        let mapped = Mapped::start(&config, engine.clone(), linker, Arc::clone(&stored))?;
+        Ok(Self(Arc::new(Inner { config, engine, instances_max, counts, ticker, stored, mapped, child: places.child })))
+    }
+
+    /// Checks and compiles the component in the file `wasm` in a child process, and stores the code under `digest`
+    /// for this engine. Compiles nothing if that is there already.
+    ///
+    /// # Errors
+    /// [`CompileError`]; nothing is stored.
+    pub async fn compile(&self, wasm: &Path, digest: Digest) -> Result<ComponentInfo, CompileError> {
+        compile::compile(&self.0, wasm, digest).await
+    }
+
+    /// Whether compiled code for `digest` and this engine is stored.
+    pub fn has_code(&self, digest: Digest) -> bool {
+        self.0.stored.has(digest)
+    }
+
+    /// The mapped component, from memory or (verified first) from the code folder. Single-flight; true if it had to
+    /// be mapped.
+    ///
+    /// # Errors
+    /// [`CodeError`].
+    pub async fn code(&self, digest: Digest) -> Result<(Arc<Code>, bool), CodeError> {
+        self.0.mapped.get(digest).await
+    }
+
+    /// What is mapped and alive right now.
+    pub fn stats(&self) -> CodeStats {
+        CodeStats {
+            mapped: self.0.mapped.digests(),
+            maps_total: self.0.mapped.maps_total(),
+            instances: self.0.counts.alive(),
+            instances_total: self.0.counts.total(),
+        }
+    }
+
+    /// Instances the pool holds.
+    pub fn instances_max(&self) -> u32 {
+        self.0.instances_max
+    }
+}
+
+/// A thread of its own: guests must yield also when every async thread is taken by one. Sleeps while none is alive.
+fn ticker(engine: &Engine, counts: &Arc<Counts>, tick: Duration) -> std::io::Result<Background> {
+    let (engine, counts) = (engine.clone(), Arc::clone(counts));
+    Background::start("mayfly-epoch", move || {
+        if counts.alive() == 0 {
+            return Next::WhenWoken;
+        }
+        engine.increment_epoch();
+        Next::After(tick)
+    })
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("config", &self.config)
+            .field("instances_max", &self.instances_max)
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
+    }
+}

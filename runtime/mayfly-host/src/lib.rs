@@ -1,0 +1,40 @@
+//! Runs handlers: compiled code, pooled instances, limits, and one file per interface a guest may import.
+//! The only crate that names `wasmtime`; no `wasmtime` type leaves it.
+//!
+//! Entry points: [`Host::start`]; [`Host::compile`] turns an uploaded component into stored code through a child
+//! process ([`compile_in_child`] is the child's side); [`Host::code`] maps stored code; [`Host::run`] answers one
+//! request with a fresh instance. Work on models is held on the caller's [`mayfly_types::Budget`] before it starts.
+
+mod background;
+mod body;
+mod call;
+mod code;
+mod compile;
+mod config;
+mod cpu;
+mod engine;
+mod error;
+mod fault;
+mod grants;
+mod http;
+mod instance;
+mod limiter;
+mod linker;
+mod log;
+mod nn;
+mod output;
+mod pool;
+mod run;
+mod settings;
+mod state;
+mod stored;
+mod worlds;
+
+pub use code::{Code, CodeStats};
+pub use compile::{ComponentInfo, compile_in_child};
+pub use config::Config;
+pub use engine::Host;
+pub use error::{CodeError, CompileError, GuestFault, HostError, StartError};
+pub use grants::{Grant, Grants};
+pub use log::{LogLine, LogSink, LogStream};
+pub use run::{BodyError, Clock, Invocation, RunEnd, Running, Timings};

@@ -1,0 +1,18 @@
+//! What a component may import, as one linker: the same for the server and for the check in the compiling child.
+
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+
+use crate::nn;
+use crate::state::GuestState;
+
+/// Everything that is linked, for every guest alike; what a guest may reach through it is decided by its state.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
+    let mut linker = Linker::new(engine);
+    // The constructors and getters of tensors are replaced by ones that copy once.
+    linker.allow_shadowing(true);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    nn::add_to_linker(&mut linker)?;
+    Ok(linker)
+}

@@ -1,0 +1,287 @@
+//! One request, from a mapped component to the end of its instance.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+use mayfly_inference::Inference;
+use mayfly_types::{Budget, GuestLimits};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use wasmtime::Store;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{Error as HttpFault, WasiHttpView};
+
+use crate::body::GuestBody;
+use crate::call::Call;
+use crate::cpu::Metered;
+use crate::fault::classify;
+use crate::http::{check_request, reframe};
+use crate::instance::Instance;
+use crate::state::GuestState;
+use crate::{Code, Grants, GuestFault, Host, HostError, LogSink};
+
+/// Everything one request brings.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The mapped component.
+    pub code: Arc<Code>,
+    /// The request as the guest will see it: path relative to the deployment, no keys, no internal headers.
+    /// Needs a `host` header or an authority. A body error ends the guest's read.
+    pub request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
+    /// Models and configuration.
+    pub grants: Arc<Grants>,
+    /// Limits of the revision.
+    pub limits: Arc<GuestLimits>,
+    /// The account every hold is taken on.
+    pub budget: Arc<dyn Budget>,
+    /// When everything must have ended.
+    pub deadline: Instant,
+    /// Ends the call early: the caller left, or the server stops.
+    pub cancel: CancellationToken,
+    /// Where guest output goes.
+    pub log: Arc<dyn LogSink>,
+}
+
+/// Why a request body could not be read on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The caller broke off.
+    #[error("the request body ended early")]
+    Incomplete,
+    /// It is longer than the limit.
+    #[error("the request body is longer than request_body_bytes_max = {limit}")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// Where the time went, for `Server-Timing`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings {
+    /// Making the instance.
+    pub instance: Duration,
+    /// CPU time of the guest's own code.
+    pub guest_cpu: Duration,
+    /// Waiting for models to be loaded; none if all were.
+    pub model_load: Option<Duration>,
+    /// Waiting for executors.
+    pub inference_queue: Duration,
+    /// Inside ONNX Runtime.
+    pub inference: Duration,
+}
+
+/// The running timings of one call, shared between the instance and whoever reports them.
+#[derive(Debug, Clone, Default)]
+pub struct Clock(Arc<std::sync::Mutex<Readings>>);
+
+#[derive(Debug, Default)]
+struct Readings {
+    timings: Timings,
+    refusal: Option<mayfly_types::Refusal>,
+}
+
+impl Clock {
+    fn readings(&self) -> std::sync::MutexGuard<'_, Readings> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Timings so far.
+    pub fn read(&self) -> Timings {
+        self.readings().timings
+    }
+
+    /// The last hold that was refused, if any: a guest that passes the error on gets a 429 or 402 for it.
+    pub fn refusal(&self) -> Option<mayfly_types::Refusal> {
+        self.readings().refusal.clone()
+    }
+
+    /// Adds to the timings.
+    pub(crate) fn add(&self, change: impl FnOnce(&mut Timings)) {
+        change(&mut self.readings().timings);
+    }
+
+    /// Remembers a refused hold.
+    pub(crate) fn refused(&self, refusal: mayfly_types::Refusal) {
+        self.readings().refusal = Some(refusal);
+    }
+}
+
+/// How a handler call ended. Sent exactly once, when the instance is gone.
+#[derive(Debug, Clone)]
+pub struct RunEnd {
+    /// Ok, or why not.
+    pub result: Result<(), HostError>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// A handler that has set its response. The head is sanitised (no hop-by-hop, no reserved headers, lengths checked);
+/// the body fails with [`HostError`] if the guest traps or breaks a limit, and is cut at the limit, never longer.
+#[derive(Debug)]
+pub struct Running {
+    /// Head and body.
+    pub response: http::Response<UnsyncBoxBody<Bytes, HostError>>,
+    /// Resolves when the handler call has ended and its instance is gone. After the body's end the handler has
+    /// `body_end_grace_ms` left, in which calls to models fail, then it is dropped.
+    pub end: oneshot::Receiver<RunEnd>,
+    /// Timings so far, readable at any time.
+    pub clock: Clock,
+}
+
+impl Host {
+    /// Answers one request with a fresh instance. Dropping the future, or the response's body, cancels the call.
+    ///
+    /// # Errors
+    /// [`HostError`] if there was no head: nothing was delivered. With the error come the timings.
+    pub async fn run(&self, inference: &Inference, invocation: Invocation) -> Result<Running, (HostError, Timings)> {
+        let clock = Clock::default();
+        let fail = |error: HostError| (error, clock.read());
+        check_request(&invocation.request, &invocation.limits).map_err(fail)?;
+        let call = Arc::new(Call::new(&invocation.cancel));
+        let (instance, mut end) = Instance::new(&self.0, inference, &invocation, &call, &clock).map_err(fail)?;
+        let limits = Arc::clone(&invocation.limits);
+        let method = invocation.request.method().clone();
+        let (sender, mut head) = oneshot::channel();
+        let guest = Guest {
+            instance,
+            pre: invocation.code.pre().clone(),
+            call: Arc::clone(&call),
+            clock: clock.clone(),
+            limits: Arc::clone(&limits),
+            deadline: invocation.deadline,
+            grace: Duration::from_millis(self.0.config.body_end_grace_ms),
+            instances_max: self.0.instances_max,
+        };
+        let mut guest = Box::pin(guest.answer(invocation.request, sender));
+
+        // Most short answers are complete after one poll right here; what goes on longer gets a task of its own.
+        let head = tokio::select! {
+            biased;
+            () = &mut guest => (&mut head).await,
+            head = &mut head => {
+                tokio::spawn(guest);
+                head
+            }
+        };
+        let error = match head {
+            Ok(Ok(response)) => match respond(response, &method, &call, &limits) {
+                Ok(response) => return Ok(Running { response, end, clock }),
+                Err(fault) => fault,
+            },
+            Ok(Err(code)) => GuestFault::BadResponse(format!("error code {code:?}").chars().take(200).collect()),
+            // Dropped unset, or gone with the store after a fault that is already decided.
+            Err(_) => GuestFault::NoResponse,
+        };
+        let error = call.stop(error.into());
+        // Wait until the instance is gone, so that the timings are whole.
+        let timings = (&mut end).await.map_or_else(|_| clock.read(), |end| end.timings);
+        Err((error, timings))
+    }
+}
+
+type Outgoing = http::Response<HyperOutgoingBody>;
+
+/// Makes a guest's response one that can be sent.
+fn respond(
+    response: Outgoing,
+    method: &http::Method,
+    call: &Arc<Call>,
+    limits: &Arc<GuestLimits>,
+) -> Result<http::Response<UnsyncBoxBody<Bytes, HostError>>, GuestFault> {
+    let (mut parts, body) = response.into_parts();
+    let framing = reframe(parts.status, &mut parts.headers, method, limits)?;
+    let mut body = GuestBody::new(body, framing, Arc::clone(call), Arc::clone(limits));
+    if framing.bodyless {
+        // Nobody sends it, so nobody would read it: the guest must not wait for that.
+        tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
+        let empty = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        return Ok(http::Response::from_parts(parts, empty));
+    }
+    Ok(http::Response::from_parts(parts, body.boxed_unsync()))
+}
+
+/// A guest about to answer.
+struct Guest {
+    instance: Instance,
+    pre: ProxyPre<GuestState>,
+    call: Arc<Call>,
+    clock: Clock,
+    limits: Arc<GuestLimits>,
+    deadline: Instant,
+    grace: Duration,
+    instances_max: u32,
+}
+
+impl Guest {
+    /// Runs the handler to its end, whatever that is; the head goes to `sender`.
+    async fn answer(
+        mut self,
+        request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
+        sender: oneshot::Sender<Result<Outgoing, ErrorCode>>,
+    ) {
+        let meter = Arc::clone(self.instance.meter());
+        let handling = handle(self.instance.store(), &self.pre, &self.clock, request, sender);
+        let outcome = tokio::select! {
+            biased;
+            () = self.call.stopped().cancelled() => Err(HostError::Cancelled),
+            () = tokio::time::sleep_until(self.deadline.into()) => {
+                Err(HostError::Deadline { limit_ms: self.limits.deadline_ms_max })
+            }
+            () = grace_over(&self.call, self.grace) => {
+                let grace = self.grace.as_millis();
+                let text = format!("the handler went on for body_end_grace_ms = {grace} ms after its response had ended");
+                Err(GuestFault::Limit(text).into())
+            }
+            result = Metered::new(handling, meter) => match result {
+                Ok(()) => Ok(()),
+                Err(Stopped::Guest(error)) => Err(classify(&error, &self.limits, self.instances_max)),
+                Err(Stopped::Host(error)) => {
+                    tracing::error!(error = format!("{error:#}"), "a request could not be handed to its handler");
+                    Err(HostError::Host { detail: format!("{error:#}") })
+                }
+            },
+        };
+        // Decided before the store goes: the body's end must find it. Dropping the instance tells the end.
+        let _held = self.call.decide(outcome);
+    }
+}
+
+/// Who is at fault when the call itself failed.
+enum Stopped {
+    Guest(wasmtime::Error),
+    Host(wasmtime::Error),
+}
+
+async fn grace_over(call: &Call, grace: Duration) {
+    call.closed().cancelled().await;
+    tokio::time::sleep(grace).await;
+}
+
+async fn handle(
+    store: &mut Store<GuestState>,
+    pre: &ProxyPre<GuestState>,
+    clock: &Clock,
+    request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
+    sender: oneshot::Sender<Result<Outgoing, ErrorCode>>,
+) -> Result<(), Stopped> {
+    let start = Instant::now();
+    let request = request.map(|body| {
+        body.map_err(|error| match error {
+            BodyError::Incomplete => HttpFault::ConnectionTerminated,
+            BodyError::TooLarge { limit } => HttpFault::HttpRequestBodySize(Some(limit)),
+        })
+    });
+    let mut http = store.data_mut().http();
+    let request = http.new_incoming_request(Scheme::Http, request).map_err(Stopped::Host)?;
+    let out = http.new_response_outparam(sender).map_err(Stopped::Host)?;
+    let proxy = pre.instantiate_async(&mut *store).await.map_err(Stopped::Guest)?;
+    let taken = start.elapsed();
+    clock.add(|timings| timings.instance = taken);
+    proxy.wasi_http_incoming_handler().call_handle(store, request, out).await.map_err(Stopped::Guest)
+}

@@ -1,0 +1,124 @@
+//! What can go wrong, one enum per operation. No text here contains a path of the host.
+
+use crate::TensorError;
+
+/// ONNX Runtime could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No shared library in any of the places looked at.
+    #[error("ONNX Runtime's shared library was not found; looked at: {looked}. Run tests/run.sh or examples/quickstart/run.sh once, or set MAYFLY_ORT_DYLIB")]
+    NotFound {
+        /// The places, comma-separated (an operator reads this, not a tenant).
+        looked: String,
+    },
+    /// The library is there and does not fit.
+    #[error("ONNX Runtime could not be started: {0}")]
+    Unusable(String),
+}
+
+/// A package was refused at import.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// Its content is not acceptable; the text names the thing and the rule.
+    #[error("{0}")]
+    Refused(String),
+    /// The first load, in a child process, failed, ran out of time or died.
+    #[error("the model's first load failed: {0}")]
+    Probe(String),
+    /// Our own disk or process trouble.
+    #[error("import failed on the host")]
+    Io(#[from] std::io::Error),
+}
+
+/// A stored package could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// A file is missing or cannot be read.
+    #[error("a stored model package could not be read")]
+    Io(#[from] std::io::Error),
+    /// The stored description is not one of ours.
+    #[error("a stored model package is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Inputs of a run were refused before anything ran. The guest's fault, except where said.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// Wrong name, shape, type or value, a duplicate or a missing input.
+    #[error("{0}")]
+    Invalid(String),
+    /// The run would need more than a limit allows.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The tensor cannot be used that way.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+/// A session could not be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// The wanted provider is not in this library or on this machine.
+    #[error("device `{device}` is not available: {reason}")]
+    NoDevice {
+        /// The device that was asked for.
+        device: &'static str,
+        /// Why it is not there.
+        reason: String,
+    },
+    /// As many sessions as the host keeps are loaded and busy.
+    #[error("the host has no room for another model right now")]
+    NoRoom,
+    /// ONNX Runtime refused the model; details are in the host's log.
+    #[error("the model could not be loaded")]
+    Failed {
+        /// For the log: what the library said.
+        detail: String,
+    },
+    /// The caller's deadline passed, or it left, while the model was loading.
+    #[error("the model was not loaded within the deadline")]
+    Deadline,
+}
+
+/// A run gave no outputs.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RunError {
+    /// The session could not be had; nothing ran.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The executor's queue is full; nothing ran.
+    #[error("the model's queue is full ({limit} runs are waiting)")]
+    QueueFull {
+        /// `queue_runs_max`.
+        limit: u32,
+    },
+    /// Deadline or cancellation. `started` tells whether the run had begun (and is owed).
+    #[error("the run was stopped at its deadline")]
+    Stopped {
+        /// Whether ONNX Runtime had begun.
+        started: bool,
+    },
+    /// ONNX Runtime said no in the middle: shapes that only the graph knows, mostly. The run is owed.
+    #[error("the model could not compute these inputs: {0}")]
+    Failed(String),
+    /// Outputs are larger than a limit.
+    #[error("{0}")]
+    TooLarge(String),
+}
+
+/// The tokenizer could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TokenizerError {
+    /// The package carries no tokenizer.
+    #[error("this model has no tokenizer")]
+    None,
+    /// Too much text, too many texts, or an id outside the vocabulary.
+    #[error("{0}")]
+    Invalid(String),
+    /// The tokenizer file is damaged; details are in the host's log.
+    #[error("the model's tokenizer could not be loaded")]
+    Failed {
+        /// For the log.
+        detail: String,
+    },
+}

@@ -1,0 +1,30 @@
+//! Model packages, sessions, tensors and tokenizers. The only crate that names `ort`; no `ort` type leaves it.
+//!
+//! Entry points: [`Inference::start`] opens ONNX Runtime; [`package::import`] checks and stores a package;
+//! [`Package::open`] reads a stored one; [`Package::prepare`] checks inputs and counts them;
+//! [`Inference::run`] runs what was prepared. Nobody below this crate is asked for a budget: callers hold
+//! [`Prepared::lines`] before they run.
+
+mod config;
+mod device;
+mod error;
+mod metering;
+mod package;
+mod prepare;
+mod residency;
+mod runtime;
+mod session;
+mod tensor;
+mod tokenizer;
+
+pub use config::Config;
+pub use device::Device;
+pub use error::{ImportError, InputError, LoadError, PackageError, RunError, StartError, TokenizerError};
+pub use package::{
+    DimensionInfo, ImportPolicy, Imported, ModelInfo, Package, Role, TensorInfo, import, probe, probe_in_child,
+};
+pub use prepare::{Output, Prepared, RunLimits};
+pub use residency::{Resident, Residency};
+pub use runtime::{Inference, RunStats, RuntimeInfo};
+pub use tensor::{ElementType, Tensor, TensorError};
+pub use tokenizer::{EncodeOptions, Encoding};

@@ -1,0 +1,38 @@
+//! `package.json`: the list of a package's files and all that was resolved at import. Nothing is resolved again later.
+
+use mayfly_types::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::info::ModelInfo;
+
+/// The description's file name inside a package.
+pub(super) const DESCRIPTION: &str = "package.json";
+/// Raised when a field changes its meaning; an older host refuses a newer package.
+pub(super) const FORMAT: u32 = 1;
+
+/// One file of a package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileRecord {
+    pub(crate) path: String,
+    pub(crate) sha256: Digest,
+    pub(crate) bytes: u64,
+}
+
+/// The content of `package.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Description {
+    pub(crate) format: u32,
+    /// The `.onnx` file, relative to the package.
+    pub(crate) graph: String,
+    /// Sorted by path; `package.json` itself is not among them.
+    pub(crate) files: Vec<FileRecord>,
+    pub(crate) info: ModelInfo,
+    /// Segment ids must be below it.
+    pub(crate) token_types: Option<u32>,
+    /// The input that stands in for ids: `[rows, positions, width]`.
+    pub(crate) embeddings: Option<String>,
+    /// Outputs whose shape the graph does not tell: their `dimensions` are empty and mean nothing.
+    pub(crate) unshaped: Vec<String>,
+}

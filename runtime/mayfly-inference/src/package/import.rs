@@ -1,0 +1,177 @@
+//! Import: copy, check the copy, describe it, load it once in a child, and only then let it have its name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mayfly_types::Digest;
+use prost::Message as _;
+
+use super::describe::{Description, FORMAT};
+use super::external::External;
+use super::facts::gather;
+use super::graph::{Checked, check};
+use super::info::ModelInfo;
+use super::mapped::map;
+use super::model_toml::ModelToml;
+use super::onnx::ModelProto;
+use super::operators::shown;
+use super::source::Source;
+use super::store::Staged;
+use super::{probe, roles, scan};
+use crate::ImportError;
+
+/// What protobuf itself allows; larger models have their weights beside the graph.
+const GRAPH_BYTES_MAX: u64 = 2 << 30;
+/// Vocabularies and configurations.
+const SIDE_BYTES_MAX: u64 = 64 << 20;
+
+/// What an import may take.
+#[derive(Debug, Clone)]
+pub struct ImportPolicy {
+    /// Bytes of all files together.
+    pub package_bytes_max: u64,
+    /// Files in the package.
+    pub files_max: usize,
+    /// Nesting of If/Loop/Scan bodies.
+    pub subgraph_depth_max: usize,
+    /// Time for the first load in the child.
+    pub probe_timeout: Duration,
+    /// Memory for the first load in the child.
+    pub probe_bytes_max: u64,
+    /// ONNX Runtime's library for the child, as in [`crate::Config::ort_dylib`].
+    pub ort_dylib: Option<PathBuf>,
+}
+
+impl Default for ImportPolicy {
+    fn default() -> Self {
+        Self {
+            package_bytes_max: 32 << 30,
+            files_max: 256,
+            subgraph_depth_max: 8,
+            probe_timeout: Duration::from_secs(120),
+            probe_bytes_max: 32 << 30,
+            ort_dylib: None,
+        }
+    }
+}
+
+/// An import that went through.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// The digest over all files and the resolved description: the package's identity and its folder's name.
+    pub digest: Digest,
+    /// What it is.
+    pub info: ModelInfo,
+}
+
+/// Checks the model at `source` (an `.onnx` file or a folder) and stores it as a new folder `DEST/<digest hex>`.
+///
+/// Every check of DESIGN section 5 is made; the first load happens in a child process (`child` with the arguments
+/// `__probe-model FOLDER --bytes-max N --seconds-max N`), under a time and a memory limit. The same content twice gives
+/// the same digest and is stored once. Blocking: call it off the async threads.
+///
+/// # Errors
+/// [`ImportError`]; nothing is left in `dest`.
+pub fn import(source: &Path, dest: &Path, policy: &ImportPolicy, child: &Path) -> Result<Imported, ImportError> {
+    let (staged, description) = stage(source, dest, policy)?;
+    let digest = staged.describe(&description)?;
+    probe::first_load(child, staged.path(), &description, policy)?;
+    staged.commit(dest, digest)?;
+    Ok(Imported { digest, info: description.info })
+}
+
+/// Everything before the description is written: the files are copied and checked.
+pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result<(Staged, Description), ImportError> {
+    let source = Source::open(source)?;
+    let mut staged = Staged::new(dest, policy)?;
+    let graph = source.graph.clone();
+    let file = source.file(&graph)?.ok_or_else(|| ImportError::Refused("the `.onnx` file is gone".to_owned()))?;
+    staged.add(&graph, file, GRAPH_BYTES_MAX)?;
+    // From here on only our own copy is read, so nobody can change a file between its check and its use.
+    let mut checked = check_graph(&staged, &graph, policy)?;
+    add_externals(&source, &mut staged, &checked.externals)?;
+    for path in source.side_files() {
+        if let Some(file) = source.file(&path)? {
+            staged.add(&path, file, SIDE_BYTES_MAX)?;
+        }
+    }
+    let toml = overrides(&source, &mut staged)?;
+    let facts = gather(&staged, &toml, |file| label_file(&source, file))?;
+    let embeddings =
+        roles::resolve(&mut checked.inputs, &mut checked.outputs, &toml.roles).map_err(ImportError::Refused)?;
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| ImportError::Refused("a file's name is not UTF-8".to_owned()));
+    let description = Description {
+        format: FORMAT,
+        graph: text(&graph)?,
+        files: staged.files(),
+        info: ModelInfo {
+            inputs: checked.inputs,
+            outputs: checked.outputs,
+            has_tokenizer: staged.size_of(Path::new("tokenizer.json")).is_some(),
+            vocab_size: facts.vocab_size,
+            max_tokens: facts.max_tokens,
+            pad_id: facts.pad_id,
+            properties: facts.properties.into_iter().collect(),
+            bytes: staged.bytes(),
+        },
+        token_types: facts.token_types,
+        embeddings,
+        unshaped: checked.unshaped,
+    };
+    Ok((staged, description))
+}
+
+fn check_graph(staged: &Staged, graph: &Path, policy: &ImportPolicy) -> Result<Checked, ImportError> {
+    let bytes = map(&staged.open(graph)?)?;
+    if bytes.get(4..8) == Some(b"ORTM") {
+        return Err(ImportError::Refused("the file is of the `.ort` format, which cannot be checked; import the original `.onnx`".to_owned()));
+    }
+    scan::scan(&bytes).map_err(ImportError::Refused)?;
+    let model = ModelProto::decode(bytes).map_err(|_| ImportError::Refused(scan::CORRUPT.to_owned()))?;
+    check(&model, policy).map_err(ImportError::Refused)
+}
+
+fn add_externals(source: &Source, staged: &mut Staged, externals: &[External]) -> Result<(), ImportError> {
+    let beside = source.graph.parent().unwrap_or(Path::new(""));
+    let mut ends: BTreeMap<&Path, Vec<&External>> = BTreeMap::new();
+    for external in externals {
+        ends.entry(&external.path).or_default().push(external);
+    }
+    for (path, ranges) in ends {
+        let place: PathBuf = beside.join(path);
+        if place == source.graph {
+            return Err(ImportError::Refused("a tensor's external data is the `.onnx` file itself".to_owned()));
+        }
+        let file = source.file(&place)?.ok_or_else(|| {
+            ImportError::Refused(format!("the external data file `{}` is missing", shown(&path.to_string_lossy())))
+        })?;
+        staged.add(&place, file, u64::MAX)?;
+        let size = staged.size_of(&place).unwrap_or_default();
+        for range in ranges {
+            range.fits(size).map_err(ImportError::Refused)?;
+        }
+    }
+    Ok(())
+}
+
+fn overrides(source: &Source, staged: &mut Staged) -> Result<ModelToml, ImportError> {
+    for path in source.overrides() {
+        if let Some(file) = source.file(&path)? {
+            staged.add(&path, file, SIDE_BYTES_MAX)?;
+            let text = staged.read(&path)?.unwrap_or_default();
+            return ModelToml::parse(&text).map_err(ImportError::Refused);
+        }
+    }
+    Ok(ModelToml::default())
+}
+
+fn label_file(source: &Source, name: &str) -> Result<Vec<u8>, ImportError> {
+    use std::io::Read as _;
+    let fault = |what: &str| ImportError::Refused(format!("model.toml: the labels file `{}` {what}", shown(name)));
+    let path = super::external::confined(name).map_err(|_| fault("is not a path inside the folder"))?;
+    let file = source.file(&path)?.ok_or_else(|| fault("is missing"))?;
+    let mut bytes = Vec::new();
+    file.take(SIDE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SIDE_BYTES_MAX { Err(fault("is too large")) } else { Ok(bytes) }
+}

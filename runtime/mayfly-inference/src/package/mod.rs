@@ -1,0 +1,33 @@
+//! Model packages: what an import checks and stores, and what a stored package tells.
+//!
+//! A package is a folder of read-only files whose `package.json` lists them with their digests and carries the
+//! resolved description; the digest of that one file is the package's identity. Runs are prepared in
+//! `prepare.rs`, sessions are made in `session.rs`.
+
+mod describe;
+mod external;
+mod facts;
+mod functions;
+mod graph;
+mod import;
+mod info;
+mod mapped;
+mod model_toml;
+mod onnx;
+mod open;
+mod operators;
+mod probe;
+mod roles;
+mod scan;
+mod source;
+mod store;
+mod tensors;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use describe::Description;
+pub use import::{ImportPolicy, Imported, import};
+pub use info::{DimensionInfo, ModelInfo, Role, TensorInfo};
+pub use open::Package;
+pub use probe::{probe, probe_in_child};

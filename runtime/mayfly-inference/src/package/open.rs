@@ -1,0 +1,80 @@
+//! A stored package, opened.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use mayfly_types::Digest;
+
+use super::describe::{DESCRIPTION, Description, FORMAT};
+use super::info::ModelInfo;
+use crate::PackageError;
+use crate::tokenizer::Loaded;
+
+const DESCRIPTION_BYTES_MAX: u64 = 64 << 20;
+
+/// A stored package, opened: its description, and its tokenizer once somebody asks for it.
+#[derive(Debug)]
+pub struct Package {
+    digest: Digest,
+    folder: PathBuf,
+    description: Description,
+    pub(crate) tokenizer: OnceLock<Loaded>,
+}
+
+impl Package {
+    /// Reads the description of the package in `folder` (made by [`crate::import`]). Reads no weights, but looks that
+    /// every file is there in its size.
+    ///
+    /// # Errors
+    /// [`PackageError`].
+    pub fn open(folder: &Path) -> Result<Self, PackageError> {
+        let mut text = Vec::new();
+        File::open(folder.join(DESCRIPTION))?.take(DESCRIPTION_BYTES_MAX).read_to_end(&mut text)?;
+        let digest = Digest::of(&text);
+        // A folder that carries a digest as its name must keep what the name says.
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.len() == 64 && name != digest.hex() {
+            return Err(PackageError::Damaged("the description does not match the digest".to_owned()));
+        }
+        let description: Description = serde_json::from_slice(&text).map_err(|error| {
+            PackageError::Damaged(format!("the description cannot be read (line {})", error.line()))
+        })?;
+        if description.format != FORMAT {
+            return Err(PackageError::Damaged(format!("format {} is not known here", description.format)));
+        }
+        for file in &description.files {
+            let metadata = fs::symlink_metadata(folder.join(&file.path))?;
+            if !metadata.is_file() || metadata.len() != file.bytes {
+                return Err(PackageError::Damaged("a file has another size than the description says".to_owned()));
+            }
+        }
+        Ok(Self { digest, folder: folder.to_owned(), description, tokenizer: OnceLock::new() })
+    }
+
+    /// The package's identity.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.description.info
+    }
+
+    /// Everything that was resolved at import.
+    pub(crate) fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The `.onnx` file to load.
+    pub(crate) fn graph_path(&self) -> PathBuf {
+        self.folder.join(&self.description.graph)
+    }
+
+    /// Where a file of the package is.
+    pub(crate) fn file_path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}

@@ -1,0 +1,1 @@
+//! Prepare as a whole.

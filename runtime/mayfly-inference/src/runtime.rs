@@ -1,0 +1,213 @@
+//! The handle to ONNX Runtime and to everything loaded through it.
+
+mod clock;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use self::clock::Bell;
+use crate::residency::{Claim, Residents};
+use crate::session::{Executor, Model, Options, Refused, Request, Ticket};
+use crate::{Config, Device, LoadError, Output, Package, Prepared, Residency, RunError, StartError, library};
+
+/// What `mayfly doctor` and `/api/v1/node` show of the library.
+#[derive(Debug, Clone)]
+pub struct RuntimeInfo {
+    /// For example `1.31.1`.
+    pub version: String,
+    /// Where the library was found (for the operator only).
+    pub dylib: std::path::PathBuf,
+    /// Providers compiled into it.
+    pub providers: Vec<String>,
+}
+
+/// Where the time of a run went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunStats {
+    /// Waiting for the executor.
+    pub queue: Duration,
+    /// Waiting for the model to be loaded; none if it was.
+    pub load: Option<Duration>,
+    /// Inside ONNX Runtime.
+    pub run: Duration,
+}
+
+/// ONNX Runtime, opened once, and the executors of all loaded models. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Inference(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    info: RuntimeInfo,
+    residents: Arc<Residents>,
+    bell: Bell,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.bell.stop();
+    }
+}
+
+impl Inference {
+    /// Opens the shared library (telemetry off) and starts the thread that drops idle sessions.
+    ///
+    /// A process has one ONNX Runtime: several `Inference` in it share the library, and nothing else.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        config.validate().map_err(|problems| StartError::Unusable(problems.join("; ")))?;
+        let threads = config.threads();
+        let library = library::open(&config, threads)?;
+        let info = library.info.clone();
+        let options = Options { library, threads, queue_runs_max: config.queue_runs_max };
+        let bell = Bell::default();
+        let residents = Arc::new(Residents::new(&config, options, Box::new(bell.clone())));
+        clock::start(Arc::downgrade(&residents), bell.clone())
+            .map_err(|error| StartError::Unusable(format!("no thread for the idle clock: {error}")))?;
+        Ok(Self(Arc::new(Inner { info, residents, bell })))
+    }
+
+    /// Version, place and providers.
+    pub fn info(&self) -> &RuntimeInfo {
+        &self.0.info
+    }
+
+    /// Runs what was prepared: loads the model if it is not loaded (once, however many ask), queues, runs.
+    ///
+    /// `started` is called exactly once, on the executor's thread, when nothing can keep the run from being owed any
+    /// more: just before ONNX Runtime begins. It is not called if nothing ran. Dropping the future stops waiting and
+    /// asks a running graph to stop; its buffers live until ONNX Runtime has returned.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub async fn run(
+        &self,
+        package: &Arc<Package>,
+        device: Device,
+        prepared: Prepared,
+        deadline: Instant,
+        cancel: &CancellationToken,
+        started: impl FnOnce() + Send + 'static,
+    ) -> Result<(Vec<Output>, RunStats), RunError> {
+        self.run_model(package.model(device), prepared.into_request(), deadline, cancel, Box::new(started)).await
+    }
+
+    pub(crate) async fn run_model(
+        &self,
+        model: Model,
+        mut request: Request,
+        deadline: Instant,
+        cancel: &CancellationToken,
+        mut started: Box<dyn FnOnce() + Send>,
+    ) -> Result<(Vec<Output>, RunStats), RunError> {
+        let mut load = None;
+        loop {
+            let executor = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(LoadError::Deadline.into()),
+                executor = self.executor(&model, deadline, &mut load) => executor?,
+            };
+            let ticket = Arc::new(executor.ticket(deadline)?);
+            // From here on, however this ends, a run that nobody waits for is dropped or stopped.
+            let mut stay = Stay { executor: &executor, ticket: &ticket, over: false };
+            let answer = match executor.submit(request, &ticket, started) {
+                Ok(answer) => answer,
+                Err((_, _, Refused::Full)) => return Err(RunError::QueueFull { limit: executor.queue_runs_max() }),
+                // Dropped between our claim and now. It is loaded again.
+                Err((given_back, callback, Refused::Closed)) => {
+                    (request, started) = (given_back, callback);
+                    stay.over = true;
+                    continue;
+                }
+            };
+            let answer = tokio::select! {
+                biased;
+                answer = answer => answer,
+                () = cancel.cancelled() => return Err(RunError::Stopped { started: stay.leave() }),
+                () = sleep_until(deadline.into()) => return Err(RunError::Stopped { started: stay.leave() }),
+            };
+            stay.over = true;
+            return match answer {
+                Ok(result) => result.map(|done| (done.outputs, RunStats { queue: done.queue, load, run: done.run })),
+                // The queue was closed over it: it never began.
+                Err(_) => Err(LoadError::Failed { detail: "its executor was stopped".to_owned() }.into()),
+            };
+        }
+    }
+
+    /// Loads without running (`min_warm`, tests).
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub async fn load(&self, package: &Arc<Package>, device: Device, deadline: Instant) -> Result<Duration, LoadError> {
+        self.load_model(package.model(device), deadline).await
+    }
+
+    pub(crate) async fn load_model(&self, model: Model, deadline: Instant) -> Result<Duration, LoadError> {
+        Ok(self.executor(&model, deadline, &mut None).await?.load())
+    }
+
+    /// The executor of `model`, once it is loaded. What the wait for that took is added to `load`.
+    async fn executor(
+        &self,
+        model: &Model,
+        deadline: Instant,
+        load: &mut Option<Duration>,
+    ) -> Result<Arc<Executor>, LoadError> {
+        let began = Instant::now();
+        let mut outcome = match self.0.residents.claim(model.clone())? {
+            Claim::Ready(executor) => return Ok(executor),
+            Claim::Loading(outcome) => outcome,
+        };
+        let ended = timeout_at(deadline.into(), outcome.wait_for(Option::is_some)).await;
+        *load = Some(load.unwrap_or_default() + began.elapsed());
+        match ended {
+            Err(_) => Err(LoadError::Deadline),
+            Ok(Ok(outcome)) => outcome.clone().expect("it was waited for"),
+            Ok(Err(_)) => Err(LoadError::Failed { detail: "its load was given up".to_owned() }),
+        }
+    }
+
+    /// Drops every session that is idle and past its stay, or, with `force`, every session without queued or running work.
+    ///
+    /// Gives how many. Their threads drop them now; this does not wait for it.
+    pub fn evict_idle(&self, force: bool) -> usize {
+        self.0.residents.evict_idle(force)
+    }
+
+    /// What is loaded right now.
+    pub fn residency(&self) -> Residency {
+        self.0.residents.residency()
+    }
+}
+
+/// A caller that waits for its run. Dropped before `over`, it has left.
+struct Stay<'a> {
+    executor: &'a Executor,
+    ticket: &'a Arc<Ticket>,
+    over: bool,
+}
+
+impl Stay<'_> {
+    /// Leaves now; gives whether the run had started.
+    fn leave(&mut self) -> bool {
+        self.over = true;
+        self.executor.leave(self.ticket)
+    }
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.leave();
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Sessions: loading a model into ONNX Runtime, and running it from one place at a time.
+//!
+//! An [`Executor`] is one loaded model with its queue and the thread that owns both. Which executors exist, and for how
+//! long, is decided in [`crate::residency`]; what a run costs is counted before it gets here.
+
+mod executor;
+mod load;
+mod queue;
+mod run;
+mod ticket;
+
+pub(crate) use executor::{Executor, start};
+pub(crate) use load::{Model, Options, check_device, probe_load};
+pub(crate) use queue::Refused;
+pub(crate) use run::{OutputPlan, Request};
+pub(crate) use ticket::Ticket;

@@ -1,0 +1,151 @@
+//! Making a session out of a package's model file.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mayfly_types::Digest;
+use ort::ep::{CUDA, ExecutionProvider as _};
+use ort::session::Session;
+use ort::value::{Outlet, ValueType};
+use serde_json::json;
+
+use crate::library::Library;
+use crate::{Config, Device, ElementType, LoadError};
+
+/// The model to load.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    pub(crate) digest: Digest,
+    /// The graph's file. Its external data lies beside it.
+    pub(crate) file: PathBuf,
+    pub(crate) device: Device,
+    /// Whether every input has one shape only.
+    pub(crate) fixed_shapes: bool,
+}
+
+/// How sessions are made here.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) library: Library,
+    /// Threads that work on one run.
+    pub(crate) threads: usize,
+    pub(crate) queue_runs_max: u32,
+}
+
+/// A session and what its load took.
+pub(super) struct Loaded {
+    pub(super) session: Session,
+    pub(super) load: Duration,
+    pub(super) bytes: u64,
+}
+
+/// Says why `device` cannot be used, if it cannot.
+pub(crate) fn check_device(library: &Library, device: Device) -> Result<(), LoadError> {
+    let providers = &library.info.providers;
+    if device == Device::Cuda && !providers.iter().any(|name| name == CUDA::NAME) {
+        return Err(LoadError::NoDevice {
+            device: device.as_str(),
+            reason: format!(
+                "this host's ONNX Runtime {} has only {}; the CUDA build has {}",
+                library.info.version,
+                providers.join(", "),
+                CUDA::NAME
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Loads `model`. Blocking, and slow for large models.
+pub(super) fn load(model: &Model, options: &Options) -> Result<Loaded, LoadError> {
+    check_device(&options.library, model.device)?;
+    let before = resident_bytes();
+    let began = Instant::now();
+    let session = session(model, options).map_err(|error| match model.device {
+        // The provider is compiled in; that it failed is about this machine. Never the CPU instead.
+        Device::Cuda if error.code() == ort::ErrorCode::ExecutionProviderFailure => {
+            LoadError::NoDevice { device: model.device.as_str(), reason: super::run::readable(error.message()) }
+        }
+        _ => LoadError::Failed { detail: error.to_string() },
+    })?;
+    check_outlets("input", session.inputs())?;
+    check_outlets("output", session.outputs())?;
+    let load = began.elapsed();
+    Ok(Loaded { session, load, bytes: resident_bytes().saturating_sub(before) })
+}
+
+fn session(model: &Model, options: &Options) -> ort::Result<Session> {
+    let mut builder = Session::builder(&options.library.environment)?
+        .with_log_id(model.digest.to_string())?
+        // Weights do not go through the arena, which would round them up to powers of two and keep them.
+        .with_device_allocated_initializers()?
+        // A pattern is remembered for every combination of shapes ever seen; where callers choose the shapes that has no end.
+        .with_memory_pattern(model.fixed_shapes)?;
+    if options.threads != options.library.pool_threads {
+        // Another server in this process opened the library with another number: this one has threads of its own.
+        builder = builder
+            .with_independent_thread_pool()?
+            .with_intra_threads(options.threads)?
+            .with_inter_threads(1)?
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?;
+    }
+    if model.device == Device::Cuda {
+        builder = builder.with_execution_providers([CUDA::default().with_device_id(0).build().error_on_failure()])?;
+    }
+    builder.commit_from_file(&model.file)
+}
+
+/// Everything that goes in and out must be a tensor of a type we know.
+fn check_outlets(what: &str, outlets: &[Outlet]) -> Result<(), LoadError> {
+    for outlet in outlets {
+        let known = outlet.dtype().tensor_type().and_then(ElementType::from_runtime);
+        if known.is_none() {
+            let detail = format!("{what} `{}` is {}, which is not supported", outlet.name(), outlet.dtype());
+            return Err(LoadError::Failed { detail });
+        }
+    }
+    Ok(())
+}
+
+/// Loads the model file `model` once and gives what the library says of its inputs and outputs, as JSON:
+/// `{"inputs":[{"name":"x","type":"f32","dimensions":[1,"batch",null]}],"outputs":[..]}`.
+///
+/// For the child process of an import: a model that kills the library kills only that.
+pub(crate) fn probe_load(model: &Path, config: &Config) -> Result<String, String> {
+    let threads = config.threads();
+    let library = crate::library::open(config, threads).map_err(|error| error.to_string())?;
+    let options = Options { library, threads, queue_runs_max: config.queue_runs_max };
+    let digest = Digest::of(b"probe");
+    let model = Model { digest, file: model.to_owned(), device: Device::Cpu, fixed_shapes: false };
+    let loaded = load(&model, &options).map_err(|error| match error {
+        LoadError::Failed { detail } => super::run::readable(&detail),
+        other => other.to_string(),
+    })?;
+    let describe = |outlets: &[Outlet]| outlets.iter().map(describe).collect::<Vec<_>>();
+    Ok(json!({"inputs": describe(loaded.session.inputs()), "outputs": describe(loaded.session.outputs())}).to_string())
+}
+
+fn describe(outlet: &Outlet) -> serde_json::Value {
+    let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
+        return json!({"name": outlet.name()});
+    };
+    let dimensions: Vec<_> = shape
+        .iter()
+        .enumerate()
+        .map(|(place, &size)| match dimension_symbols.get(place) {
+            _ if size >= 0 => json!(size),
+            Some(symbol) if !symbol.is_empty() => json!(symbol),
+            _ => json!(null),
+        })
+        .collect();
+    json!({"name": outlet.name(), "type": ElementType::from_runtime(*ty), "dimensions": dimensions})
+}
+
+/// Resident bytes of the process now. Other work of the process is in it too: a measure, not an account.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

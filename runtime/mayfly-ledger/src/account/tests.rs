@@ -1,0 +1,246 @@
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::HashMap;
+
+use mayfly_types::{DeploymentId, KeyId, ProjectId, RequestId, RevisionId, TenantId};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Channel, CountedBy};
+
+fn call() -> Arc<Call> {
+    let id = RequestId::from_bytes([7; 16]);
+    let deployment = DeploymentId::from_bytes([1; 16]);
+    Arc::new(Call {
+        id,
+        parent: None,
+        root: id,
+        attempt: 1,
+        tenant: TenantId::from_bytes([2; 16]),
+        payer: TenantId::from_bytes([2; 16]),
+        project: ProjectId::from_bytes([3; 16]),
+        requested: deployment,
+        served: deployment,
+        revision: RevisionId::from_bytes([4; 16]),
+        deployment_name: "embedder".parse().unwrap(),
+        key: KeyId::from_bytes([5; 16]),
+        end_user: None,
+        channel: Channel::Api,
+        counted_by: CountedBy::Host,
+        opened_at: 1_000,
+    })
+}
+
+fn line(meter: Meter, model: u8, quantity: u64) -> Line {
+    Line { meter, model: Some(ModelId::from_bytes([model; 16])), quantity }
+}
+
+#[test]
+fn a_short_call_is_one_row() {
+    let mut account = Account::new(call());
+    let hold = account.hold(&[line(Meter::InputTokens, 1, 8)]).unwrap();
+    account.charge(hold, &[line(Meter::InputTokens, 1, 8)]);
+    account.release(hold);
+    let row = account.end(1_500, 200, Outcome::Completed, "instance").unwrap();
+    assert_eq!((row.kind, row.outcome, row.status), (Kind::Settle, Some(Outcome::Completed), 200));
+    assert_eq!((row.lines.len(), row.lines[0].quantity, row.duration_micros), (1, 8, Some(500)));
+    assert_eq!(account.end(1_600, 200, Outcome::Completed, "instance"), None);
+}
+
+#[test]
+fn frames_write_only_what_grew() {
+    let mut account = Account::new(call());
+    let kinds = |rows: Vec<Row>| rows.into_iter().map(|row| row.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(account.before_frame(1, 200)), [Kind::Open, Kind::Progress]);
+    assert_eq!(kinds(account.before_frame(2, 200)), []);
+    let hold = account.hold(&[line(Meter::OutputTokens, 1, 1)]).unwrap();
+    assert_eq!(kinds(account.before_frame(3, 200)), []);
+    account.charge(hold, &[line(Meter::OutputTokens, 1, 1)]);
+    assert_eq!(kinds(account.before_frame(4, 200)), [Kind::Progress]);
+    account.end(5, 200, Outcome::ClientLeft, "instance").unwrap();
+    assert_eq!(kinds(account.before_frame(6, 200)), []);
+}
+
+#[test]
+fn what_is_not_owed_has_no_lines() {
+    let mut account = Account::new(call());
+    account.record(&[line(Meter::Rows, 1, 3)]);
+    let row = account.end(2_000, 500, Outcome::HostFault, "code").unwrap();
+    assert_eq!((row.kind, row.lines), (Kind::Void, Vec::new()));
+}
+
+#[test]
+fn work_past_the_hold_and_the_close_is_owed_but_no_more_is_held() {
+    let mut account = Account::new(call());
+    let hold = account.hold(&[line(Meter::Rows, 1, 1)]).unwrap();
+    account.close();
+    account.charge(hold, &[line(Meter::Rows, 1, 5)]);
+    assert_eq!(account.hold(&[]).unwrap_err().kind, RefusalKind::Closed);
+    assert_eq!(account.used(), [line(Meter::Rows, 1, 5)]);
+    assert_eq!(account.held(), []);
+}
+
+#[test]
+fn sums_that_leave_an_i64_are_refused_and_hold_nothing() {
+    let most = u64::try_from(i64::MAX).unwrap();
+    let mut account = Account::new(call());
+    for lines in [
+        vec![line(Meter::Rows, 1, most + 1)],
+        vec![line(Meter::Rows, 1, u64::MAX)],
+        vec![line(Meter::Rows, 1, most), line(Meter::Rows, 1, 1)],
+    ] {
+        assert_eq!(account.hold(&lines).unwrap_err().kind, RefusalKind::NeverFits);
+        assert_eq!(account.held(), []);
+    }
+    let hold = account.hold(&[line(Meter::Rows, 1, most)]).unwrap();
+    assert_eq!(account.hold(&[line(Meter::Rows, 1, 1)]).unwrap_err().kind, RefusalKind::NeverFits);
+    account.charge(hold, &[line(Meter::Rows, 1, u64::MAX)]);
+    account.charge(hold, &[line(Meter::Rows, 1, 1)]);
+    assert_eq!(account.used(), [line(Meter::Rows, 1, most)]);
+}
+
+/// One step of a random life. `usize` picks one of the holds taken so far, live or not.
+#[derive(Debug, Clone)]
+enum Step {
+    Hold(Vec<Line>),
+    Charge(usize, Vec<Line>),
+    Release(usize),
+    Close,
+    Frame,
+    End(Outcome),
+}
+
+fn some_lines() -> impl Strategy<Value = Vec<Line>> {
+    let one = (prop::sample::select(&Meter::ALL[..]), prop::option::of(0..3u8), 0..1_000u64);
+    let one = one.prop_map(|(meter, model, quantity)| Line {
+        meter,
+        model: model.map(|m| ModelId::from_bytes([m; 16])),
+        quantity,
+    });
+    prop::collection::vec(one, 0..4)
+}
+
+fn some_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => some_lines().prop_map(Step::Hold),
+        6 => (any::<usize>(), some_lines()).prop_map(|(i, lines)| Step::Charge(i, lines)),
+        4 => any::<usize>().prop_map(Step::Release),
+        4 => Just(Step::Frame),
+        1 => Just(Step::Close),
+        1 => prop::sample::select(&Outcome::ALL[..]).prop_map(Step::End),
+    ]
+}
+
+type Naive = HashMap<(Meter, Option<ModelId>), i128>;
+
+fn add(sums: &mut Naive, lines: &[Line], sign: i128) {
+    for line in lines {
+        *sums.entry((line.meter, line.model)).or_default() += sign * i128::from(line.quantity);
+    }
+    sums.retain(|_, sum| *sum != 0);
+}
+
+fn naive(lines: &[Line]) -> Naive {
+    let mut sums = Naive::new();
+    add(&mut sums, lines, 1);
+    sums
+}
+
+fn of_row(row: &Row) -> Naive {
+    row.lines.iter().map(|line| ((line.meter, line.model), i128::from(line.quantity))).collect()
+}
+
+proptest! {
+    /// Against a model that only adds and subtracts: usage is never lost, holds never leak, rows are cumulative and
+    /// only grow, the call ends exactly once and nothing follows the end.
+    #[test]
+    fn behaves_like_a_sum(steps in prop::collection::vec(some_step(), 0..60)) {
+        let mut account = Account::new(call());
+        let mut used = Naive::new();
+        let mut taken: Vec<(HoldId, Option<Naive>)> = Vec::new();
+        let (mut closed, mut ended, mut opens, mut ends, mut last) = (false, false, 0, 0, Naive::new());
+        for (at, step) in (1_000..).zip(steps) {
+            match step {
+                Step::Hold(lines) => match account.hold(&lines) {
+                    Ok(id) => {
+                        prop_assert!(!closed && !ended, "no hold after the close or the end");
+                        taken.push((id, Some(naive(&lines))));
+                    }
+                    Err(refusal) => {
+                        prop_assert!(closed || ended, "nothing else refuses sums this small");
+                        prop_assert_eq!(refusal.kind, RefusalKind::Closed);
+                    }
+                },
+                Step::Charge(pick, lines) if !taken.is_empty() => {
+                    let pick = pick % taken.len();
+                    account.charge(taken[pick].0, &lines);
+                    if !ended {
+                        add(&mut used, &lines, 1);
+                        if let Some(left) = &mut taken[pick].1 {
+                            add(left, &lines, -1);
+                            // What exceeds the hold is not negative credit for later.
+                            left.retain(|_, sum| *sum > 0);
+                        }
+                    }
+                }
+                Step::Release(pick) if !taken.is_empty() => {
+                    let pick = pick % taken.len();
+                    account.release(taken[pick].0);
+                    taken[pick].1 = None;
+                }
+                Step::Charge(..) | Step::Release(_) => {}
+                Step::Close => {
+                    account.close();
+                    closed = true;
+                }
+                Step::Frame => {
+                    let rows = account.before_frame(at, 200);
+                    prop_assert!(!ended || rows.is_empty(), "nothing after the end");
+                    prop_assert_eq!(rows.is_empty(), ended || (opens == 1 && used == last));
+                    for row in &rows {
+                        match row.kind {
+                            Kind::Open => opens += 1,
+                            Kind::Progress => {
+                                let now = of_row(row);
+                                for (key, sum) in &last {
+                                    prop_assert!(now.get(key).is_some_and(|new| new >= sum), "progress only grows");
+                                }
+                                prop_assert_eq!(&now, &used);
+                                last = now;
+                            }
+                            Kind::Settle | Kind::Void => prop_assert!(false, "a frame does not end a call"),
+                        }
+                    }
+                }
+                Step::End(outcome) => {
+                    let row = account.end(at, 200, outcome, "instance");
+                    prop_assert_eq!(row.is_some(), !ended);
+                    if let Some(row) = row {
+                        ends += 1;
+                        prop_assert_eq!(row.outcome, Some(outcome));
+                        if outcome.is_owed() {
+                            prop_assert_eq!(row.kind, Kind::Settle);
+                            prop_assert_eq!(&of_row(&row), &used);
+                        } else {
+                            prop_assert_eq!(row.kind, Kind::Void);
+                            prop_assert!(row.lines.is_empty());
+                        }
+                    }
+                    ended = true;
+                    taken.iter_mut().for_each(|(_, left)| *left = None);
+                }
+            }
+            prop_assert_eq!(naive(&account.used()), used.clone());
+            let mut held = Naive::new();
+            for (key, sum) in taken.iter().filter_map(|(_, left)| left.as_ref()).flatten() {
+                *held.entry(*key).or_default() += sum;
+            }
+            prop_assert_eq!(naive(&account.held()), held);
+        }
+        prop_assert!(opens <= 1 && ends <= 1);
+        for (id, _) in &taken {
+            account.release(*id);
+        }
+        prop_assert!(account.held().is_empty(), "every hold given back: nothing is held");
+    }
+}

@@ -1,0 +1,50 @@
+//! What can go wrong with records and with the workflows that change them.
+
+/// The store said no.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RecordsError {
+    /// There is no such record.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// The name is taken, or the record is in use.
+    #[error("{0}")]
+    Taken(String),
+    /// The store has no room or is read-only; the text says which. Nothing was written.
+    #[error("{0}")]
+    Unwritable(String),
+    /// The store failed; details are in the log.
+    #[error("the store could not be used")]
+    Failed {
+        /// For the log.
+        detail: String,
+    },
+}
+
+/// A change was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ControlError {
+    /// What was sent is at fault; the text says what and what to do.
+    #[error("{0}")]
+    Invalid(String),
+    /// It is larger than a limit.
+    #[error("{0}")]
+    TooLarge(String),
+    /// There is no such thing, or the key may not see it.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// It clashes with what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// The operator has to agree first.
+    #[error("{0}")]
+    NotApproved(String),
+    /// The store has no room or cannot be written.
+    #[error("the host could not store this: {0}")]
+    Storage(String),
+    /// Ours; details are in the log.
+    #[error("the host failed")]
+    Host {
+        /// For the log.
+        detail: String,
+    },
+}

@@ -1,0 +1,27 @@
+//! Who owns what: tenants, projects, keys, models, deployments and their immutable revisions.
+//!
+//! Owns the records and the seams they are kept behind ([`Records`], [`Artifacts`]), the workflows that change them
+//! (deploy, roll back, import a model, make and revoke keys) and the bounded caches that calls read from.
+//! A registered deployment at rest is a row and nothing in memory.
+
+#![forbid(unsafe_code)]
+
+mod artifacts;
+mod cache;
+mod control;
+mod error;
+mod key;
+mod manifest;
+mod record;
+mod records;
+
+pub use artifacts::{ArtifactError, Artifacts};
+pub use cache::{Directory, Resolved};
+pub use control::{Control, DeployRequest, Deployed, HandlerSource};
+pub use error::{ControlError, RecordsError};
+pub use key::{KeyScope, SecretKey, hash_secret};
+pub use manifest::{Manifest, ManifestError, ModelEntry, ModelTable};
+pub use record::{
+    Deployment, HandlerRecord, Key, Model, ModelGrant, Owner, Project, Revision, RevisionSpec, Tenant,
+};
+pub use records::{Change, ChangeKind, Records};

@@ -1,0 +1,145 @@
+//! The records. Times are microseconds since the Unix epoch.
+
+use std::collections::BTreeMap;
+
+use mayfly_inference::{Device, ModelInfo};
+use mayfly_types::{DeploymentId, Digest, GuestLimits, KeyId, ModelId, Name, ProjectId, RevisionId, TenantId};
+use serde::{Deserialize, Serialize};
+
+use crate::KeyScope;
+
+/// Owns projects and pays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Tenant {
+    pub id: TenantId,
+    pub name: Name,
+    pub created_at: i64,
+}
+
+/// Holds deployments, keys and models. Its name is unique on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Project {
+    pub id: ProjectId,
+    pub tenant: TenantId,
+    pub name: Name,
+    pub created_at: i64,
+}
+
+/// An API key. The secret is never stored, only its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Its id.
+    pub id: KeyId,
+    /// Whose it is; none only for the operator's admin keys.
+    pub tenant: Option<TenantId>,
+    /// The project it is bound to; none reaches all of the tenant's.
+    pub project: Option<ProjectId>,
+    /// For people.
+    pub label: String,
+    /// The first characters of the secret, to recognise it by.
+    pub prefix: String,
+    /// SHA-256 of the secret (256 random bits, so no slow hash is needed).
+    pub hash: [u8; 32],
+    /// What it may do.
+    pub scopes: Vec<KeyScope>,
+    /// When it was made.
+    pub created_at: i64,
+    /// When it stops working.
+    pub expires_at: Option<i64>,
+    /// When it was revoked.
+    pub revoked_at: Option<i64>,
+}
+
+/// Who a model belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// The operator imported it: every project may be granted it.
+    Host,
+    /// A project brought it.
+    Project(ProjectId),
+}
+
+/// A model package under a name. The name can be given to a newer package; the id cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// This registration.
+    pub id: ModelId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Unique for its owner among models that are not removed.
+    pub name: Name,
+    /// The stored package.
+    pub digest: Digest,
+    /// What it is.
+    pub info: ModelInfo,
+    /// Whether the operator lets it run. Always true for [`Owner::Host`].
+    pub approved: bool,
+    /// When it was added.
+    pub created_at: i64,
+}
+
+/// The handler of a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandlerRecord {
+    /// The stored component.
+    pub digest: Digest,
+    /// `builtin:NAME` if it is one of those in the binary.
+    pub builtin: Option<String>,
+}
+
+/// One model a revision may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelGrant {
+    /// The registration.
+    pub model: ModelId,
+    /// Where it runs.
+    pub device: Device,
+    /// Hand out every position of a decoder's outputs.
+    pub all_positions: bool,
+}
+
+/// What makes a revision: the part two equal deploys share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevisionSpec {
+    /// The handler.
+    pub handler: HandlerRecord,
+    /// By alias.
+    pub models: BTreeMap<Name, ModelGrant>,
+    /// For `wasi:config`.
+    pub config: BTreeMap<String, String>,
+    /// What a call may use.
+    pub limits: GuestLimits,
+}
+
+/// An immutable version of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// Its id.
+    pub id: RevisionId,
+    /// Of which deployment.
+    pub deployment: DeploymentId,
+    /// 1 for the first.
+    pub number: u32,
+    /// What it is.
+    pub spec: RevisionSpec,
+    /// When it was made.
+    pub created_at: i64,
+}
+
+/// A named endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its project.
+    pub project: ProjectId,
+    /// Unique in the project among deployments that are not deleted.
+    pub name: Name,
+    /// The revision that answers; none before the first.
+    pub active: Option<RevisionId>,
+    /// When it was made.
+    pub created_at: i64,
+}

@@ -1,0 +1,97 @@
+//! The seam records are kept behind. SQLite implements it today; PostgreSQL will beside it.
+
+use async_trait::async_trait;
+use mayfly_types::{DeploymentId, Digest, KeyId, ModelId, Name, ProjectId, RevisionId, TenantId};
+
+use crate::{Deployment, Key, Model, Owner, Project, RecordsError, Revision, RevisionSpec, Tenant};
+
+/// What kind of record changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum ChangeKind {
+    Tenant(TenantId),
+    Project(ProjectId),
+    Key(KeyId, [u8; 32]),
+    Model(ModelId),
+    Deployment(DeploymentId),
+}
+
+/// One change, in the store's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Grows with every change on any node.
+    pub version: i64,
+    /// What changed.
+    pub kind: ChangeKind,
+}
+
+/// All records. Every method is one transaction; every write raises the version and appears in `changes_since`.
+#[async_trait]
+#[expect(missing_docs, reason = "the names say it; errors are RecordsError: NotFound, Taken(what), Unwritable, Failed")]
+pub trait Records: Send + Sync + std::fmt::Debug {
+    async fn insert_tenant(&self, tenant: &Tenant) -> Result<(), RecordsError>;
+    async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>, RecordsError>;
+    async fn tenant_named(&self, name: &str) -> Result<Option<Tenant>, RecordsError>;
+    async fn tenants(&self) -> Result<Vec<Tenant>, RecordsError>;
+
+    async fn insert_project(&self, project: &Project) -> Result<(), RecordsError>;
+    async fn project(&self, id: ProjectId) -> Result<Option<Project>, RecordsError>;
+    async fn project_named(&self, name: &str) -> Result<Option<Project>, RecordsError>;
+    /// All projects, or a tenant's.
+    async fn projects(&self, tenant: Option<TenantId>) -> Result<Vec<Project>, RecordsError>;
+
+    async fn insert_key(&self, key: &Key) -> Result<(), RecordsError>;
+    async fn key(&self, id: KeyId) -> Result<Option<Key>, RecordsError>;
+    /// The key with this hash, revoked and expired ones too.
+    async fn key_hashed(&self, hash: &[u8; 32]) -> Result<Option<Key>, RecordsError>;
+    /// All keys, or a tenant's.
+    async fn keys(&self, tenant: Option<TenantId>) -> Result<Vec<Key>, RecordsError>;
+    /// Revokes; revoking twice keeps the first time.
+    async fn revoke_key(&self, id: KeyId, at: i64) -> Result<(), RecordsError>;
+
+    /// Adds a model; a model of the same owner and name is removed from the names (its id stays readable).
+    async fn insert_model(&self, model: &Model) -> Result<(), RecordsError>;
+    async fn model(&self, id: ModelId) -> Result<Option<Model>, RecordsError>;
+    async fn model_named(&self, owner: Owner, name: &str) -> Result<Option<Model>, RecordsError>;
+    /// All named models, or those a project can be granted (its own and the host's).
+    async fn models(&self, project: Option<ProjectId>) -> Result<Vec<Model>, RecordsError>;
+    async fn approve_model(&self, id: ModelId) -> Result<(), RecordsError>;
+    /// Removes the name. Refused with `Taken` while an active revision of any deployment uses it.
+    async fn remove_model(&self, id: ModelId) -> Result<(), RecordsError>;
+
+    /// Makes the deployment if there is none of that name, adds a revision (or finds the active one with an equal
+    /// spec: then nothing changes) and makes it active: one transaction. True if a revision was added. `NotFound` if
+    /// a model it is granted has lost its name or is not approved.
+    async fn deploy(
+        &self,
+        project: ProjectId,
+        name: &Name,
+        spec: &RevisionSpec,
+        at: i64,
+    ) -> Result<(Deployment, Revision, bool), RecordsError>;
+    /// None if it is deleted.
+    async fn deployment(&self, id: DeploymentId) -> Result<Option<Deployment>, RecordsError>;
+    async fn deployment_named(&self, project: ProjectId, name: &str) -> Result<Option<Deployment>, RecordsError>;
+    /// Deployments of a project, by name, after `after`, at most `limit`.
+    async fn deployments(&self, project: ProjectId, after: Option<&str>, limit: u32) -> Result<Vec<Deployment>, RecordsError>;
+    async fn deployment_count(&self) -> Result<u64, RecordsError>;
+    /// Makes an earlier revision active.
+    async fn activate(&self, deployment: DeploymentId, revision: RevisionId, at: i64) -> Result<(), RecordsError>;
+    async fn delete_deployment(&self, id: DeploymentId, at: i64) -> Result<(), RecordsError>;
+    async fn revision(&self, id: RevisionId) -> Result<Option<Revision>, RecordsError>;
+    /// Newest first.
+    async fn revisions(&self, deployment: DeploymentId) -> Result<Vec<Revision>, RecordsError>;
+
+    /// Whether a revision of a deployment of this project, not deleted, uses this component.
+    async fn uses_handler(&self, project: ProjectId, digest: Digest) -> Result<bool, RecordsError>;
+    /// Whether any revision of a deployment that is not deleted uses this component, or any such revision or named
+    /// model this package.
+    async fn is_referenced(&self, digest: Digest) -> Result<bool, RecordsError>;
+
+    /// The newest version; 0 before the first change. Versions become visible in their order: whoever has seen one
+    /// has seen all below it.
+    async fn version(&self) -> Result<i64, RecordsError>;
+    /// At most `limit` changes after `version`, oldest first. A record that changed several times may appear once,
+    /// with its newest version.
+    async fn changes_since(&self, version: i64, limit: u32) -> Result<Vec<Change>, RecordsError>;
+}

@@ -1,0 +1,89 @@
+-- Records. Ids are 16 bytes, digests and hashes 32, times microseconds since the Unix epoch.
+
+-- One row for each node that has opened this database; `boot` counts its starts.
+CREATE TABLE node (
+    id         BLOB PRIMARY KEY,
+    boot       INTEGER NOT NULL,
+    started_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The newest change of each record. AUTOINCREMENT: a version is never given twice.
+CREATE TABLE change (
+    version INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind    INTEGER NOT NULL,
+    id      BLOB NOT NULL,
+    hash    BLOB,
+    UNIQUE (kind, id)
+) STRICT;
+
+CREATE TABLE tenant (
+    id         BLOB PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE project (
+    id         BLOB PRIMARY KEY,
+    tenant     BLOB NOT NULL REFERENCES tenant (id),
+    name       TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX project_tenant ON project (tenant);
+
+CREATE TABLE key (
+    id         BLOB PRIMARY KEY,
+    tenant     BLOB REFERENCES tenant (id),
+    project    BLOB REFERENCES project (id),
+    label      TEXT NOT NULL,
+    prefix     TEXT NOT NULL,
+    hash       BLOB NOT NULL UNIQUE,
+    scopes     TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX key_tenant ON key (tenant);
+
+-- `owner` is a project, or null: the host. A row without its name stays readable by id.
+CREATE TABLE model (
+    id         BLOB PRIMARY KEY,
+    owner      BLOB REFERENCES project (id),
+    name       TEXT NOT NULL,
+    digest     BLOB NOT NULL,
+    info       TEXT NOT NULL,
+    approved   INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    named      INTEGER NOT NULL DEFAULT 1
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX model_name ON model (ifnull(owner, x''), name) WHERE named = 1;
+CREATE INDEX model_digest ON model (digest);
+
+CREATE TABLE deployment (
+    id         BLOB PRIMARY KEY,
+    project    BLOB NOT NULL REFERENCES project (id),
+    name       TEXT NOT NULL,
+    active     BLOB REFERENCES revision (id),
+    created_at INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL,
+    deleted_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX deployment_name ON deployment (project, name) WHERE deleted_at IS NULL;
+CREATE INDEX deployment_active ON deployment (active);
+
+CREATE TABLE revision (
+    id         BLOB PRIMARY KEY,
+    deployment BLOB NOT NULL REFERENCES deployment (id),
+    number     INTEGER NOT NULL,
+    handler    BLOB NOT NULL,
+    spec       TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (deployment, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX revision_handler ON revision (handler);
+
+-- Which models a revision was granted (`spec` has the rest).
+CREATE TABLE revision_model (
+    model    BLOB NOT NULL REFERENCES model (id),
+    revision BLOB NOT NULL REFERENCES revision (id),
+    PRIMARY KEY (model, revision)
+) STRICT, WITHOUT ROWID;

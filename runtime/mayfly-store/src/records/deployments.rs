@@ -1,0 +1,186 @@
+//! Deployments and their revisions.
+
+use mayfly_registry::{ChangeKind, Deployment, Revision, RevisionSpec};
+use mayfly_types::{DeploymentId, Digest, Name, ProjectId, RevisionId};
+use rusqlite::{Connection, Row, params};
+
+use super::changes::note;
+use super::rows::{execute, insert, is_true, json, many, name, one, to_json};
+use crate::DbError;
+
+fn to_deployment(row: &Row<'_>) -> Result<Deployment, DbError> {
+    Ok(Deployment {
+        id: DeploymentId::from_bytes(row.get("id")?),
+        project: ProjectId::from_bytes(row.get("project")?),
+        name: name(row, "name")?,
+        active: row.get::<_, Option<_>>("active")?.map(RevisionId::from_bytes),
+        created_at: row.get("created_at")?,
+    })
+}
+
+fn to_revision(row: &Row<'_>) -> Result<Revision, DbError> {
+    Ok(Revision {
+        id: RevisionId::from_bytes(row.get("id")?),
+        deployment: DeploymentId::from_bytes(row.get("deployment")?),
+        number: row.get("number")?,
+        spec: json(row, "spec")?,
+        created_at: row.get("created_at")?,
+    })
+}
+
+pub(super) fn deploy(
+    connection: &Connection,
+    project: ProjectId,
+    name: &Name,
+    spec: &RevisionSpec,
+    at: i64,
+) -> Result<(Deployment, Revision, bool), DbError> {
+    let deployment = match named(connection, project, name.as_str())? {
+        Some(deployment) => deployment,
+        None => create(connection, project, name, at)?,
+    };
+    if let Some(active) = deployment.active
+        && let Some(revision) = revision(connection, active)?
+        && revision.spec == *spec
+    {
+        return Ok((deployment, revision, false));
+    }
+    let number = one(
+        connection,
+        "SELECT ifnull(max(number), 0) + 1 FROM revision WHERE deployment = ?1",
+        [deployment.id.to_bytes()],
+        |row| Ok(row.get(0)?),
+    )?;
+    let revision = Revision {
+        id: RevisionId::new(),
+        deployment: deployment.id,
+        number: number.unwrap_or(1),
+        spec: spec.clone(),
+        created_at: at,
+    };
+    add_revision(connection, &revision)?;
+    make_active(connection, deployment.id, revision.id, at)?;
+    Ok((Deployment { active: Some(revision.id), ..deployment }, revision, true))
+}
+
+fn create(connection: &Connection, project: ProjectId, name: &Name, at: i64) -> Result<Deployment, DbError> {
+    let deployment = Deployment { id: DeploymentId::new(), project, name: name.clone(), active: None, created_at: at };
+    insert(
+        connection,
+        "INSERT INTO deployment (id, project, name, created_at, changed_at) VALUES (?1, ?2, ?3, ?4, ?4)",
+        params![deployment.id.to_bytes(), project.to_bytes(), name.as_str(), at],
+        || format!("there is a deployment `{name}` already"),
+        "project",
+    )?;
+    Ok(deployment)
+}
+
+fn add_revision(connection: &Connection, revision: &Revision) -> Result<(), DbError> {
+    let spec = &revision.spec;
+    insert(
+        connection,
+        "INSERT INTO revision (id, deployment, number, handler, spec, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            revision.id.to_bytes(),
+            revision.deployment.to_bytes(),
+            revision.number,
+            spec.handler.digest.as_bytes(),
+            to_json(spec)?,
+            revision.created_at,
+        ],
+        || format!("there is a revision {} already", revision.number),
+        "deployment",
+    )?;
+    for grant in spec.models.values() {
+        // Whoever asked has looked the model up before this transaction: it may have been removed meanwhile.
+        let sql = "SELECT count(*) FROM model WHERE id = ?1 AND named = 1 AND approved = 1";
+        if !is_true(connection, sql, [grant.model.to_bytes()])? {
+            return Err(DbError::NotFound("model"));
+        }
+        let sql = "INSERT OR IGNORE INTO revision_model (model, revision) VALUES (?1, ?2)";
+        execute(connection, sql, params![grant.model.to_bytes(), revision.id.to_bytes()])?;
+    }
+    Ok(())
+}
+
+fn make_active(connection: &Connection, id: DeploymentId, revision: RevisionId, at: i64) -> Result<(), DbError> {
+    let sql = "UPDATE deployment SET active = ?2, changed_at = ?3 WHERE id = ?1";
+    execute(connection, sql, params![id.to_bytes(), revision.to_bytes(), at])?;
+    note(connection, &ChangeKind::Deployment(id))
+}
+
+pub(super) fn by_id(connection: &Connection, id: DeploymentId) -> Result<Option<Deployment>, DbError> {
+    let sql = "SELECT * FROM deployment WHERE id = ?1 AND deleted_at IS NULL";
+    one(connection, sql, [id.to_bytes()], to_deployment)
+}
+
+pub(super) fn named(connection: &Connection, project: ProjectId, name: &str) -> Result<Option<Deployment>, DbError> {
+    let sql = "SELECT * FROM deployment WHERE project = ?1 AND name = ?2 AND deleted_at IS NULL";
+    one(connection, sql, params![project.to_bytes(), name], to_deployment)
+}
+
+pub(super) fn page(
+    connection: &Connection,
+    project: ProjectId,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<Deployment>, DbError> {
+    let sql = "SELECT * FROM deployment WHERE project = ?1 AND name > ?2 AND deleted_at IS NULL ORDER BY name LIMIT ?3";
+    many(connection, sql, params![project.to_bytes(), after, limit], to_deployment)
+}
+
+pub(super) fn count(connection: &Connection) -> Result<u64, DbError> {
+    let sql = "SELECT count(*) FROM deployment WHERE deleted_at IS NULL";
+    Ok(one(connection, sql, [], |row| Ok(row.get(0)?))?.unwrap_or(0))
+}
+
+pub(super) fn activate(
+    connection: &Connection,
+    id: DeploymentId,
+    revision_id: RevisionId,
+    at: i64,
+) -> Result<(), DbError> {
+    let Some(deployment) = by_id(connection, id)? else { return Err(DbError::NotFound("deployment")) };
+    if revision(connection, revision_id)?.is_none_or(|revision| revision.deployment != id) {
+        return Err(DbError::NotFound("revision"));
+    }
+    if deployment.active == Some(revision_id) {
+        return Ok(());
+    }
+    make_active(connection, id, revision_id, at)
+}
+
+pub(super) fn delete(connection: &Connection, id: DeploymentId, at: i64) -> Result<(), DbError> {
+    let sql = "UPDATE deployment SET deleted_at = ?2 WHERE id = ?1 AND deleted_at IS NULL";
+    match execute(connection, sql, params![id.to_bytes(), at])? {
+        0 => Err(DbError::NotFound("deployment")),
+        _ => note(connection, &ChangeKind::Deployment(id)),
+    }
+}
+
+pub(super) fn revision(connection: &Connection, id: RevisionId) -> Result<Option<Revision>, DbError> {
+    one(connection, "SELECT * FROM revision WHERE id = ?1", [id.to_bytes()], to_revision)
+}
+
+pub(super) fn revisions(connection: &Connection, deployment: DeploymentId) -> Result<Vec<Revision>, DbError> {
+    let sql = "SELECT * FROM revision WHERE deployment = ?1 ORDER BY number DESC";
+    many(connection, sql, [deployment.to_bytes()], to_revision)
+}
+
+pub(super) fn uses_handler(connection: &Connection, project: ProjectId, digest: Digest) -> Result<bool, DbError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM revision JOIN deployment ON deployment.id = revision.deployment
+               WHERE revision.handler = ?1 AND deployment.project = ?2 AND deployment.deleted_at IS NULL)";
+    is_true(connection, sql, params![digest.as_bytes(), project.to_bytes()])
+}
+
+pub(super) fn is_referenced(connection: &Connection, digest: Digest) -> Result<bool, DbError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM revision JOIN deployment ON deployment.id = revision.deployment
+                 WHERE revision.handler = ?1 AND deployment.deleted_at IS NULL)
+            OR EXISTS (SELECT 1 FROM model WHERE digest = ?1 AND named = 1)
+            OR EXISTS (SELECT 1 FROM model
+                 JOIN revision_model ON revision_model.model = model.id
+                 JOIN revision ON revision.id = revision_model.revision
+                 JOIN deployment ON deployment.id = revision.deployment
+                 WHERE model.digest = ?1 AND deployment.deleted_at IS NULL)";
+    is_true(connection, sql, [digest.as_bytes()])
+}

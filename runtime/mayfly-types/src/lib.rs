@@ -1,0 +1,19 @@
+//! Words every other crate shares: identifiers, names, digests, meters, limits and the [`Budget`] seam.
+//!
+//! No I/O, no clock, no async runtime: what stands here can be used by a guest tool, a test or a server alike.
+
+#![forbid(unsafe_code)]
+
+mod budget;
+mod digest;
+mod id;
+mod limits;
+mod meter;
+mod name;
+
+pub use budget::{Budget, Hold, HoldId, Refusal, RefusalKind};
+pub use digest::{Digest, DigestError, Digester};
+pub use id::{DeploymentId, IdError, KeyId, ModelId, ProjectId, RequestId, RevisionId, TenantId};
+pub use limits::{GuestLimits, LimitError};
+pub use meter::{Line, Meter, UnknownMeter};
+pub use name::{Name, NameError};

@@ -1,0 +1,232 @@
+//! `mayfly deploy`: from a folder, a file or a builtin to a URL.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use mayfly_api::{Deployed, HandlerSource, ModelEntry, ModelTable, NewDeployment};
+use mayfly_registry::Manifest;
+use mayfly_types::{GuestLimits, Name};
+
+use super::Session;
+use super::args::Deploy;
+use super::manage::add_model;
+use super::progress::upload_bar;
+
+/// What is going to be deployed, before anything was sent.
+struct Plan {
+    name: Name,
+    handler: Handler,
+    models: BTreeMap<Name, ModelEntry>,
+    config: BTreeMap<String, String>,
+    limits: GuestLimits,
+}
+
+enum Handler {
+    Builtin(String),
+    File(PathBuf),
+}
+
+pub(super) async fn run(session: &Session, args: Deploy) -> anyhow::Result<()> {
+    let mut plan = plan(&args)?;
+    for model in &args.models {
+        grant(session, &mut plan.models, model).await?;
+    }
+    for entry in &args.config {
+        let (key, value) = entry.split_once('=').with_context(|| format!("`{entry}` is not KEY=VALUE"))?;
+        plan.config.insert(key.to_owned(), value.to_owned());
+    }
+    plan.limits = with_limits(&plan.limits, &args.limits)?;
+
+    let handler = match &plan.handler {
+        Handler::Builtin(name) => HandlerSource::Builtin(name.clone()),
+        Handler::File(file) => upload(session, file).await?,
+    };
+    let request = NewDeployment { handler, models: plan.models, config: plan.config, limits: plan.limits };
+    let deployed = session.client.deploy(session.project(), plan.name.as_str(), &request).await?;
+    session.print(&deployed, describe)
+}
+
+fn plan(args: &Deploy) -> anyhow::Result<Plan> {
+    if let Some(builtin) = args.source.strip_prefix("builtin:") {
+        let name = match &args.name {
+            Some(name) => name.clone(),
+            None => builtin.parse().with_context(|| format!("`{builtin}` is no name: give one with --name"))?,
+        };
+        return Ok(Plan {
+            name,
+            handler: Handler::Builtin(builtin.to_owned()),
+            models: BTreeMap::new(),
+            config: BTreeMap::new(),
+            limits: GuestLimits::default(),
+        });
+    }
+    let source = Path::new(&args.source);
+    if source.is_dir() {
+        return from_folder(args, source);
+    }
+    if !source.exists() {
+        bail!("{} does not exist (expected a folder with mayfly.toml, a .wasm file or builtin:NAME)", source.display());
+    }
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => {
+            let stem = source.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().replace('_', "-");
+            stem.parse().with_context(|| format!("`{stem}` is no name: give one with --name"))?
+        }
+    };
+    Ok(Plan {
+        name,
+        handler: Handler::File(source.to_owned()),
+        models: BTreeMap::new(),
+        config: BTreeMap::new(),
+        limits: GuestLimits::default(),
+    })
+}
+
+fn from_folder(args: &Deploy, folder: &Path) -> anyhow::Result<Plan> {
+    let file = folder.join("mayfly.toml");
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("{} (start a handler with `mayfly new NAME`)", file.display()))?;
+    let manifest = Manifest::parse(&text).with_context(|| file.display().to_string())?;
+    let handler = match manifest.handler.strip_prefix("builtin:") {
+        Some(builtin) => Handler::Builtin(builtin.to_owned()),
+        None => {
+            if let Some(build) = manifest.build.as_ref().filter(|_| !args.no_build) {
+                run_build(&build.command, folder)?;
+            }
+            let wasm = folder.join(&manifest.handler);
+            if !wasm.exists() {
+                bail!("{} does not exist: build the handler first", wasm.display());
+            }
+            Handler::File(wasm)
+        }
+    };
+    let models = manifest.models.into_iter().map(|(alias, entry)| (alias, model_entry(entry))).collect();
+    Ok(Plan {
+        name: args.name.clone().unwrap_or(manifest.name),
+        handler,
+        models,
+        config: manifest.config,
+        limits: manifest.limits,
+    })
+}
+
+fn model_entry(entry: mayfly_registry::ModelEntry) -> ModelEntry {
+    match entry {
+        mayfly_registry::ModelEntry::Name(name) => ModelEntry::Name(name),
+        mayfly_registry::ModelEntry::Table(table) => ModelEntry::Table(ModelTable {
+            model: table.model,
+            device: table.device.to_string(),
+            all_positions: table.all_positions,
+        }),
+    }
+}
+
+fn run_build(command: &str, folder: &Path) -> anyhow::Result<()> {
+    eprintln!("$ {command}");
+    let status = Command::new("sh").arg("-c").arg(command).current_dir(folder).status().context("running the build command")?;
+    if !status.success() {
+        bail!("the build command failed ({status})");
+    }
+    Ok(())
+}
+
+/// `NAME`, `ALIAS=NAME`, or either with a path in place of the name: that is added first.
+async fn grant(session: &Session, models: &mut BTreeMap<Name, ModelEntry>, text: &str) -> anyhow::Result<()> {
+    let (alias, model) = match text.split_once('=') {
+        Some((alias, model)) => (Some(alias), model),
+        None => (None, text),
+    };
+    let name: Name = if looks_like_a_path(model) {
+        let path = Path::new(model).canonicalize().with_context(|| model.to_owned())?;
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let name = name_from(stem).with_context(|| format!("{model}: no name can be made of it; use `mayfly models add NAME PATH`"))?;
+        eprintln!("adding {model} as {name}");
+        add_model(session, &name, &path, false).await?;
+        name
+    } else {
+        model.parse().with_context(|| format!("`{model}` is neither a model's name nor a path that exists"))?
+    };
+    let alias = match alias {
+        Some(alias) => alias.parse().with_context(|| format!("the alias `{alias}`"))?,
+        None => name.clone(),
+    };
+    models.insert(alias, ModelEntry::Name(name));
+    Ok(())
+}
+
+fn looks_like_a_path(text: &str) -> bool {
+    text.contains('/') || text.ends_with(".onnx") || (text.parse::<Name>().is_err() && Path::new(text).exists())
+}
+
+/// A name near `text`: `Qwen2.5_0.5B` gives `qwen2-5-0-5b`.
+fn name_from(text: &str) -> Option<Name> {
+    let mut name = String::new();
+    for c in text.to_lowercase().chars() {
+        if c.is_ascii_alphanumeric() {
+            name.push(c);
+        } else if !name.ends_with('-') && !name.is_empty() {
+            name.push('-');
+        }
+    }
+    name.truncate(40);
+    name.trim_end_matches('-').parse().ok()
+}
+
+fn with_limits(limits: &GuestLimits, changes: &[String]) -> anyhow::Result<GuestLimits> {
+    let mut value = serde_json::to_value(limits)?;
+    for change in changes {
+        let (name, number) = change.split_once('=').with_context(|| format!("`{change}` is not NAME=VALUE"))?;
+        let number: u64 = number.parse().with_context(|| format!("`{change}`: the value is no whole number"))?;
+        let known: Vec<_> = value.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect();
+        let Some(slot) = value.get_mut(name) else {
+            bail!("there is no limit `{name}` (there are {})", known.join(", "));
+        };
+        *slot = number.into();
+    }
+    Ok(serde_json::from_value(value)?)
+}
+
+async fn upload(session: &Session, file: &Path) -> anyhow::Result<HandlerSource> {
+    let length = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
+    let bar = upload_bar("uploading", length, session.global.json);
+    let counter = bar.clone();
+    let stored = session.client.upload(file, move |sent, _total| counter.set_position(sent)).await;
+    bar.finish_and_clear();
+    Ok(HandlerSource::Digest(stored?.digest))
+}
+
+fn describe(deployed: &Deployed) -> String {
+    let deployment = &deployed.deployment;
+    let number = deployment.revision.as_ref().map_or(0, |revision| revision.number);
+    let what = match (deployed.changed, deployed.compiled) {
+        (false, _) => format!("revision {number} was active already"),
+        (true, true) => format!("revision {number} is active (compiled)"),
+        (true, false) => format!("revision {number} is active (compiled before)"),
+    };
+    format!(
+        "{} {what}\n{}\n\n    curl -H \"authorization: Bearer $MAYFLY_KEY\" {}",
+        deployment.name, deployment.url, deployment.url
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_from_file_names() {
+        assert_eq!(name_from("Qwen2.5_0.5B-onnx").as_ref().map(Name::as_str), Some("qwen2-5-0-5b-onnx"));
+        assert_eq!(name_from("__"), None);
+    }
+
+    #[test]
+    fn limits_by_name() {
+        let limits = with_limits(&GuestLimits::default(), &["deadline_ms_max=77".into()]).expect("a known limit");
+        assert_eq!(limits.deadline_ms_max, 77);
+        let error = with_limits(&GuestLimits::default(), &["deadline=77".into()]).expect_err("no such limit");
+        assert!(error.to_string().contains("deadline_ms_max"));
+    }
+}

@@ -1,0 +1,243 @@
+//! Deployments, models, keys, tenants and projects: the commands that change one thing and say so.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use mayfly_api::{Model, NewKey, NewProject, NewTenant, Scope, Timestamp};
+use mayfly_types::Name;
+use serde_json::json;
+
+use super::Session;
+use super::args::{Keys, Models, Projects, Tenants};
+use super::output::{bytes, table};
+use super::progress::upload_bar;
+
+pub(super) async fn delete(session: &Session, name: &Name) -> anyhow::Result<()> {
+    session.client.delete_deployment(session.project(), name.as_str()).await?;
+    session.print(&json!({ "deleted": name }), |_| format!("deleted {name}"))
+}
+
+pub(super) async fn rollback(session: &Session, name: &Name, to: Option<u32>) -> anyhow::Result<()> {
+    let deployment = session.client.rollback(session.project(), name.as_str(), to).await?;
+    session.print(&deployment, |deployment| {
+        let number = deployment.revision.as_ref().map_or(0, |revision| revision.number);
+        format!("{name} answers with revision {number} again")
+    })
+}
+
+pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result<()> {
+    let client = &session.client;
+    match command {
+        Models::Add { name, path, own } => {
+            let model = add_model(session, &name, &path, own).await?;
+            session.print(&model, |model| {
+                let waits = if model.approved { "" } else { "; it runs once the operator approved it" };
+                format!("added {} ({}, {}){waits}", model.name, bytes(model.bytes), model.digest)
+            })
+        }
+        Models::List => {
+            let models = client.models(Some(session.project())).await?;
+            session.print(&json!({ "data": models }), |_| {
+                let rows: Vec<_> = models.iter().map(model_row).collect();
+                table(&["NAME", "OWNER", "APPROVED", "SIZE", "TOKENIZER", "INPUTS"], &rows)
+            })
+        }
+        Models::Show { name } => {
+            let model = find_model(session, &name).await?;
+            session.print(&model, describe_model)
+        }
+        Models::Approve { name } => {
+            let model = client.approve_model(Some(session.project()), name.as_str()).await?;
+            session.print(&model, |model| format!("{} may run", model.name))
+        }
+        Models::Remove { name, own } => {
+            client.remove_model(own.then(|| session.project()), name.as_str()).await?;
+            session.print(&json!({ "removed": name }), |_| format!("removed {name}"))
+        }
+    }
+}
+
+pub(super) async fn add_model(session: &Session, name: &Name, path: &std::path::Path, own: bool) -> anyhow::Result<Model> {
+    if !path.exists() {
+        bail!("{} does not exist", path.display());
+    }
+    let bar = upload_bar("uploading", 0, session.global.json);
+    let counter = bar.clone();
+    let added = session
+        .client
+        .add_model(own.then(|| session.project()), name.as_str(), path, move |sent, total| {
+            counter.set_length(total);
+            counter.set_position(sent);
+            if sent >= total {
+                counter.set_message("checking");
+            }
+        })
+        .await;
+    bar.finish_and_clear();
+    Ok(added?)
+}
+
+async fn find_model(session: &Session, name: &Name) -> anyhow::Result<Model> {
+    let models = session.client.models(Some(session.project())).await?;
+    models.into_iter().find(|model| model.name == *name).with_context(|| format!("there is no model {name}"))
+}
+
+fn model_row(model: &Model) -> Vec<String> {
+    let inputs: Vec<_> = model.inputs.iter().map(|input| input.name.as_str()).collect();
+    vec![
+        model.name.to_string(),
+        if model.project.is_some() { "project".to_owned() } else { "host".to_owned() },
+        if model.approved { "yes".to_owned() } else { "no".to_owned() },
+        bytes(model.bytes),
+        if model.has_tokenizer { "yes".to_owned() } else { "no".to_owned() },
+        inputs.join(" "),
+    ]
+}
+
+fn describe_model(model: &Model) -> String {
+    let mut text = format!("{} ({}, {})\n", model.name, bytes(model.bytes), model.digest);
+    for (title, tensors) in [("inputs", &model.inputs), ("outputs", &model.outputs)] {
+        text.push_str(&format!("{title}\n"));
+        for tensor in tensors {
+            let dimensions: Vec<_> = tensor
+                .dimensions
+                .iter()
+                .map(|dimension| match dimension {
+                    mayfly_api::Dimension::Fixed(size) => size.to_string(),
+                    mayfly_api::Dimension::Named(name) => name.clone(),
+                    mayfly_api::Dimension::Any(()) => "?".to_owned(),
+                })
+                .collect();
+            text.push_str(&format!(
+                "    {:<24} {:<6} [{}]  {}\n",
+                tensor.name,
+                tensor.element_type,
+                dimensions.join(", "),
+                tensor.role
+            ));
+        }
+    }
+    for (key, value) in &model.properties {
+        let short: String = value.chars().take(60).collect();
+        text.push_str(&format!("{key:<28} {short}{}\n", if short.len() < value.len() { "…" } else { "" }));
+    }
+    text
+}
+
+pub(super) async fn keys(session: &Session, command: Keys) -> anyhow::Result<()> {
+    let client = &session.client;
+    match command {
+        Keys::Create { label, scopes, whole_tenant, days } => {
+            let scopes = scopes.iter().map(|scope| parse_scope(scope)).collect::<anyhow::Result<Vec<_>>>()?;
+            let admin = scopes.contains(&Scope::Admin);
+            let mut key = NewKey {
+                label,
+                scopes,
+                tenant: None,
+                project: (!admin).then(|| session.global.project.clone()),
+                expires_at: days.map(in_days).transpose()?,
+            };
+            if whole_tenant && !admin {
+                let project = session.client.projects().await?;
+                let project = project
+                    .iter()
+                    .find(|project| project.name == session.global.project)
+                    .with_context(|| format!("there is no project {}", session.global.project))?;
+                let tenants = session.client.tenants().await?;
+                key.tenant = tenants.iter().find(|tenant| tenant.id == project.tenant).map(|tenant| tenant.name.clone());
+                key.project = None;
+            }
+            let created = client.create_key(&key).await?;
+            session.print(&created, |created| {
+                format!("{}\n\nIt is shown only now; only its hash is stored ({}).", created.secret, created.key.id)
+            })
+        }
+        Keys::List => {
+            let keys = client.keys().await?;
+            session.print(&json!({ "data": keys }), |_| {
+                let rows: Vec<_> = keys
+                    .iter()
+                    .map(|key| {
+                        let scopes: Vec<_> = key.scopes.iter().map(|scope| scope_text(*scope)).collect();
+                        let state = match (key.revoked_at, key.expires_at) {
+                            (Some(_), _) => "revoked".to_owned(),
+                            (None, Some(at)) => format!("until {at}"),
+                            (None, None) => "live".to_owned(),
+                        };
+                        vec![key.id.to_string(), format!("{}…", key.prefix), scopes.join(","), state, key.label.clone()]
+                    })
+                    .collect();
+                table(&["ID", "PREFIX", "SCOPES", "STATE", "LABEL"], &rows)
+            })
+        }
+        Keys::Revoke { id } => {
+            client.revoke_key(&id).await?;
+            session.print(&json!({ "revoked": id }), |_| format!("revoked {id}"))
+        }
+    }
+}
+
+fn parse_scope(text: &str) -> anyhow::Result<Scope> {
+    match text {
+        "call" => Ok(Scope::Call),
+        "deploy" => Ok(Scope::Deploy),
+        "admin" => Ok(Scope::Admin),
+        other => bail!("`{other}` is not a scope (expected call, deploy or admin)"),
+    }
+}
+
+const fn scope_text(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Call => "call",
+        Scope::Deploy => "deploy",
+        Scope::Admin => "admin",
+    }
+}
+
+fn in_days(days: u32) -> anyhow::Result<Timestamp> {
+    let end = SystemTime::now() + Duration::from_secs(u64::from(days) * 86_400);
+    let micros = end.duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_micros();
+    Ok(Timestamp::from_micros(i64::try_from(micros).context("too far away")?))
+}
+
+pub(super) async fn tenants(session: &Session, command: Tenants) -> anyhow::Result<()> {
+    match command {
+        Tenants::Create { name } => {
+            let tenant = session.client.create_tenant(&NewTenant { name }).await?;
+            session.print(&tenant, |tenant| format!("made tenant {}", tenant.name))
+        }
+        Tenants::List => {
+            let tenants = session.client.tenants().await?;
+            session.print(&json!({ "data": tenants }), |_| {
+                let rows: Vec<_> = tenants
+                    .iter()
+                    .map(|tenant| vec![tenant.name.to_string(), tenant.id.to_string(), tenant.created_at.to_string()])
+                    .collect();
+                table(&["NAME", "ID", "CREATED"], &rows)
+            })
+        }
+    }
+}
+
+pub(super) async fn projects(session: &Session, command: Projects) -> anyhow::Result<()> {
+    match command {
+        Projects::Create { name, tenant } => {
+            let tenant = match tenant {
+                Some(tenant) => tenant,
+                None => "default".parse().context("the default tenant's name")?,
+            };
+            let project = session.client.create_project(&NewProject { name, tenant }).await?;
+            session.print(&project, |project| format!("made project {}", project.name))
+        }
+        Projects::List => {
+            let projects = session.client.projects().await?;
+            session.print(&json!({ "data": projects }), |_| {
+                let rows: Vec<_> = projects
+                    .iter()
+                    .map(|project| vec![project.name.to_string(), project.tenant.to_string(), project.created_at.to_string()])
+                    .collect();
+                table(&["NAME", "TENANT", "CREATED"], &rows)
+            })
+        }
+    }
+}

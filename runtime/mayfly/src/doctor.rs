@@ -1,0 +1,147 @@
+//! `mayfly doctor`: whether this machine fits, and how to mend it.
+
+use std::path::Path;
+
+use mayfly_inference::Inference;
+use serde::Serialize;
+
+use crate::config::Config;
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Fits.
+    Good,
+    /// Works, with a limit worth knowing.
+    Warn,
+    /// Has to be mended.
+    Bad,
+}
+
+/// One check.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it came out.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// How to mend it; empty if there is nothing to mend.
+    pub mend: String,
+}
+
+impl Check {
+    fn new(name: &'static str, verdict: Verdict, found: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { name, verdict, found: found.into(), mend: mend.into() }
+    }
+}
+
+/// Looks at everything. Opens ONNX Runtime, changes nothing.
+pub fn examine(config: &Config) -> Vec<Check> {
+    let mut checks = library(config);
+    checks.push(map_count());
+    checks.push(open_files());
+    checks.push(memory());
+    checks.push(data_folder(config));
+    checks
+}
+
+fn library(config: &Config) -> Vec<Check> {
+    match Inference::start(config.inference.clone()) {
+        Ok(inference) => {
+            let info = inference.info();
+            let providers = info.providers.join(", ");
+            let cuda = info.providers.iter().any(|provider| provider.contains("CUDA"));
+            vec![
+                Check::new("onnx runtime", Verdict::Good, format!("{} at {}", info.version, info.dylib.display()), ""),
+                Check::new(
+                    "execution providers",
+                    Verdict::Good,
+                    providers,
+                    if cuda { "" } else { "models run on the CPU; for `cuda` set MAYFLY_ORT_DYLIB to a CUDA build of the library" },
+                ),
+            ]
+        }
+        Err(error) => vec![Check::new(
+            "onnx runtime",
+            Verdict::Bad,
+            error.to_string(),
+            "run runtime/setup.sh, or set MAYFLY_ORT_DYLIB to libonnxruntime.so 1.31.x",
+        )],
+    }
+}
+
+fn map_count() -> Check {
+    const NAME: &str = "vm.max_map_count";
+    const WANTED: u64 = 262_144;
+    match read_number("/proc/sys/vm/max_map_count") {
+        Some(count) if count >= WANTED => Check::new(NAME, Verdict::Good, count.to_string(), ""),
+        Some(count) => Check::new(
+            NAME,
+            Verdict::Warn,
+            format!("{count}: room for about {} instances at once", count / 12),
+            format!("sysctl -w vm.max_map_count={WANTED} (and in /etc/sysctl.d to keep it)"),
+        ),
+        None => Check::new(NAME, Verdict::Warn, "could not be read", "needs Linux with /proc mounted"),
+    }
+}
+
+fn open_files() -> Check {
+    const NAME: &str = "open files";
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    match limit.current {
+        Some(current) if current < 8_192 => Check::new(
+            NAME,
+            Verdict::Warn,
+            format!("{current}: each connection and each loaded model needs some"),
+            "ulimit -n 65536, or LimitNOFILE=65536 in the service's unit",
+        ),
+        Some(current) => Check::new(NAME, Verdict::Good, current.to_string(), ""),
+        None => Check::new(NAME, Verdict::Good, "unlimited", ""),
+    }
+}
+
+fn memory() -> Check {
+    const NAME: &str = "memory";
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    match available {
+        Some(kib) if kib < 1 << 20 => {
+            Check::new(NAME, Verdict::Warn, format!("{} MiB free", kib >> 10), "models need their own size and more")
+        }
+        Some(kib) => Check::new(NAME, Verdict::Good, format!("{} MiB free", kib >> 10), ""),
+        None => Check::new(NAME, Verdict::Warn, "could not be read", "needs Linux with /proc mounted"),
+    }
+}
+
+fn data_folder(config: &Config) -> Check {
+    const NAME: &str = "data folder";
+    let folder = match config.data_dir() {
+        Ok(folder) => folder,
+        Err(error) => return Check::new(NAME, Verdict::Bad, error.to_string(), "set --data-dir"),
+    };
+    // The folder may not exist yet: then its nearest parent has to be writable.
+    let nearest = folder.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/"));
+    let writable = rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK).is_ok();
+    if !writable {
+        return Check::new(NAME, Verdict::Bad, format!("{} cannot be written", nearest.display()), "choose another with --data-dir");
+    }
+    match rustix::fs::statvfs(nearest) {
+        Ok(stat) => {
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize) >> 20;
+            let verdict = if free < 1024 { Verdict::Warn } else { Verdict::Good };
+            let mend = if free < 1024 { "uploads and the ledger need room" } else { "" };
+            Check::new(NAME, verdict, format!("{} ({free} MiB free)", folder.display()), mend)
+        }
+        Err(error) => Check::new(NAME, Verdict::Warn, format!("{}: {error}", folder.display()), ""),
+    }
+}
+
+fn read_number(path: &str) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Ours and the peer, in one run, release build.
+# usage: tests/bench/run.sh [--quick] [--only NAME] [--json FILE]
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cd "$root"
+./runtime/setup.sh
+(cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2)
+./examples/quickstart/models.sh target/test-models
+cargo build --release --locked --quiet -p mayfly -p mayfly-bench
+exec target/release/mayfly-bench --root "$root" "$@"

@@ -1,0 +1,71 @@
+//! From a deployment at rest to the first byte of its answer, over loopback HTTP.
+//!
+//! Every call goes to another deployment with code of its own, after a restart: record, code and instance are all cold.
+//! The files are in the page cache. The peer column is the same call once more, with the code mapped.
+
+use anyhow::ensure;
+use serde_json::json;
+
+use crate::Bench;
+use crate::measure::Samples;
+use crate::row::Row;
+use crate::server::{Server, deploy, upload};
+
+pub(crate) const NAME: &str = "cold_code_first_byte";
+
+pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
+    let count = if bench.quick { 40 } else { 200 };
+    let wasm = std::fs::read(bench.root.join("tests/fixtures/guests/target/wasm32-wasip2/release/plain.wasm"))?;
+    let mut server = Server::start(bench, &[])?;
+    {
+        let mut admin = server.connect_admin()?;
+        for index in 0..count {
+            let digest = upload(&mut admin, &with_custom_section(&wasm, index))?;
+            deploy(&mut admin, &format!("cold-{index}"), &json!({ "handler": { "digest": digest } }))?;
+        }
+    }
+    server.restart()?;
+
+    let mut connection = server.connect()?;
+    // The connection and the key are warm, the deployments are not.
+    let unknown = connection.call("GET", "/d/default/nobody/", b"")?;
+    ensure!(unknown.status == 404, "an unknown deployment answered {}", unknown.status);
+    let (mut cold, mut warm) = (Samples::default(), Samples::default());
+    for index in 0..count {
+        let path = format!("/d/default/cold-{index}/");
+        let first = connection.call("GET", &path, b"")?;
+        ensure!(first.status == 200, "cold-{index} answered {}: {}", first.status, String::from_utf8_lossy(&first.body));
+        ensure!(first.header("x-mayfly-cold") == Some("code"), "cold-{index} was {:?}", first.header("x-mayfly-cold"));
+        cold.push(first.first_byte);
+        let second = connection.call("GET", &path, b"")?;
+        ensure!(second.header("x-mayfly-cold") == Some("instance"), "cold-{index} was cold twice");
+        warm.push(second.first_byte);
+    }
+    let p50 = cold.median_ms();
+    Ok(Row {
+        name: NAME,
+        ours: Some(p50),
+        peer: Some(warm.median_ms()),
+        unit: "ms",
+        ratio: Some(p50 / warm.median_ms()),
+        target: "p50 < 1 ms",
+        pass: p50 < 1.0,
+        note: format!(
+            "p50 of {count} deployments, each its own {} KB component, after a restart; p99 {:.2} ms; peer: the same call with code mapped",
+            wasm.len() / 1024,
+            cold.quantile_ms(0.99)
+        ),
+    })
+}
+
+/// The same component with another digest: a custom section that nothing reads.
+fn with_custom_section(wasm: &[u8], index: u32) -> Vec<u8> {
+    let mut section = vec![5];
+    section.extend_from_slice(b"bench");
+    section.extend_from_slice(&index.to_le_bytes());
+    let mut bytes = wasm.to_vec();
+    bytes.push(0);
+    bytes.push(u8::try_from(section.len()).unwrap_or(u8::MAX));
+    bytes.extend_from_slice(&section);
+    bytes
+}

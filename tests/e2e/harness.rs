@@ -1,0 +1,196 @@
+//! A server process in a temporary folder, and short ways to talk to it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_mayfly");
+
+/// The checkout.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A guest of `tests/fixtures/guests`.
+pub(crate) fn guest(name: &str) -> Vec<u8> {
+    let file = root().join(format!("tests/fixtures/guests/target/wasm32-wasip2/release/{name}.wasm"));
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}; run tests/run.sh", file.display()))
+}
+
+/// A tiny model of `tests/fixtures/models`.
+pub(crate) fn tiny_model(name: &str) -> PathBuf {
+    root().join("tests/fixtures/models").join(name)
+}
+
+/// A real model package, `minilm` or `magika`.
+pub(crate) fn real_model(name: &str) -> PathBuf {
+    let folder = std::env::var_os("MAYFLY_TEST_MODELS")
+        .map_or_else(|| root().join("target/test-models"), PathBuf::from)
+        .join(name);
+    assert!(folder.join(".done").exists(), "{} is not there; run tests/run.sh", folder.display());
+    folder
+}
+
+/// A running server. Dropping it kills the process.
+pub(crate) struct Server {
+    pub(crate) folder: TempDir,
+    pub(crate) data: String,
+    pub(crate) admin: String,
+    pub(crate) key: String,
+    pub(crate) http: Client,
+    child: Child,
+    environment: Vec<(String, String)>,
+}
+
+impl Server {
+    /// A fresh one.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A fresh one with settings (`MAYFLY_SECTION__KEY`).
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let environment: Vec<_> = settings.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let (child, data, admin, key) = spawn(folder.path(), &environment);
+        let http = Client::builder().pool_idle_timeout(Duration::from_secs(1)).build().unwrap();
+        Self { folder, data, admin, key: key.expect("the first start prints the admin key"), http, child, environment }
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit status.
+    pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap()
+    }
+
+    /// Starts again on the same folder.
+    pub(crate) fn restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let (child, data, admin, key) = spawn(self.folder.path(), &self.environment);
+        assert!(key.is_none(), "the admin key is printed only once");
+        (self.child, self.data, self.admin) = (child, data, admin);
+    }
+
+    /// A data-plane request with the admin key (which may call everything).
+    pub(crate) fn call(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.data)).bearer_auth(&self.key)
+    }
+
+    /// A control-plane request.
+    pub(crate) fn api(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}/api/v1{path}", self.admin)).bearer_auth(&self.key)
+    }
+
+    /// The answer of a control-plane GET.
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let response = self.api(Method::GET, path).send().await.unwrap();
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        assert!(status.is_success(), "GET {path}: {status} {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Stores a component.
+    pub(crate) async fn upload(&self, wasm: Vec<u8>) -> (StatusCode, Value) {
+        let response = self.api(Method::PUT, "/artifacts").body(wasm).send().await.unwrap();
+        (response.status(), response.json().await.unwrap())
+    }
+
+    /// Deploys `handler` (`{"builtin": …}` or `{"digest": …}`) with the rest of the spec.
+    pub(crate) async fn deploy(&self, name: &str, mut spec: Value) -> (StatusCode, Value) {
+        spec.as_object_mut().unwrap().entry("models").or_insert_with(|| json!({}));
+        let path = format!("/projects/default/deployments/{name}");
+        let response = self.api(Method::POST, &path).json(&spec).send().await.unwrap();
+        (response.status(), response.json().await.unwrap())
+    }
+
+    /// Uploads and deploys a guest; it must succeed.
+    pub(crate) async fn deploy_guest(&self, name: &str, guest_name: &str, mut spec: Value) {
+        let (status, stored) = self.upload(guest(guest_name)).await;
+        assert!(status.is_success(), "{stored}");
+        spec["handler"] = json!({ "digest": stored["digest"] });
+        let (status, deployed) = self.deploy(name, spec).await;
+        assert!(status.is_success(), "{deployed}");
+    }
+
+    /// The command line, against this server.
+    pub(crate) fn cli(&self, args: &[&str]) -> std::process::Output {
+        Command::new(BINARY)
+            .args(args)
+            .env("MAYFLY_URL", &self.admin)
+            .env("MAYFLY_KEY", &self.key)
+            .output()
+            .unwrap()
+    }
+
+    /// The command line with `--json`; it must succeed.
+    pub(crate) fn cli_json(&self, args: &[&str]) -> Value {
+        let output = self.cli(&[args, &["--json"]].concat());
+        assert!(output.status.success(), "mayfly {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Adds a model through the command line, as a user does.
+    pub(crate) fn add_model(&self, name: &str, path: &Path) {
+        let output = self.cli(&["models", "add", name, path.to_str().unwrap()]);
+        assert!(output.status.success(), "models add {name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Waits until `reached` holds; what it waits for is a state, not a time.
+    pub(crate) async fn eventually(&self, what: &str, mut reached: impl AsyncFnMut() -> bool) {
+        let begin = Instant::now();
+        while !reached().await {
+            assert!(begin.elapsed() < Duration::from_secs(60), "never: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether the process lives.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Resident memory, bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &Path, environment: &[(String, String)]) -> (Child, String, String, Option<String>) {
+    let mut child = Command::new(BINARY)
+        .args(["serve", "--json", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"])
+        .arg(folder.join("data"))
+        .envs(environment.iter().map(|(key, value)| (key, value)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("the server printed {line:?}: {error}"));
+    let text = |name: &str| ready[name].as_str().map(str::to_owned);
+    (child, text("data").unwrap(), text("admin").unwrap(), text("admin_key"))
+}

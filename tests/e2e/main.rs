@@ -1,0 +1,20 @@
+//! End-to-end tests: the real binary as a process, real components, real models, plain HTTP.
+//!
+//! `tests/run.sh` builds what is needed first: the guests of `tests/fixtures/guests`, and the packages that
+//! `MAYFLY_TEST_MODELS` names. A test whose fixture is missing fails and says how to make it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod harness;
+
+mod access;
+mod classify;
+mod cli;
+mod counting;
+mod crash;
+mod embeddings;
+mod hostile;
+mod imports;
+mod lifecycle;
+mod nn;
+mod upload;
+mod zero;

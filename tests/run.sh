@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs all of them. Safe to run twice; fast the second time. Needs rustup, pip and a C
+# compiler; everything else it brings itself.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+./runtime/setup.sh
+echo "[tests] building the guests that the tests upload" >&2
+(cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2)
+export MAYFLY_TEST_MODELS="$root/target/test-models"
+./examples/quickstart/models.sh "$MAYFLY_TEST_MODELS"
+
+echo "[tests] formatting and lints" >&2
+if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; else echo "[tests] rustfmt is not installed: skipped" >&2; fi
+
+echo "[tests] the crates" >&2
+cargo test --workspace --locked --quiet "$@"
+
+echo "[tests] the SDK" >&2
+(cd sdk/mayfly-sdk && cargo test --locked --quiet --target-dir "$root/target/sdk")
