@@ -58,4 +58,4 @@ PY
 [ -n "${MAYFLY_ORT_DYLIB:-}" ] || install_onnxruntime
 
 say "building the built-in handlers"
-(cd "$root/handlers" && cargo build --release --locked --quiet --target wasm32-wasip2)
+(cd "$root/handlers" && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)

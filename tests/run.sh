@@ -7,7 +7,7 @@ cd "$root"
 
 ./runtime/setup.sh
 echo "[tests] building the guests that the tests upload" >&2
-(cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2)
+(cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
 export MAYFLY_TEST_MODELS="$root/target/test-models"
 ./examples/quickstart/models.sh "$MAYFLY_TEST_MODELS"
 

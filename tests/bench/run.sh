@@ -5,7 +5,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 ./runtime/setup.sh
-(cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2)
+(cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
 ./examples/quickstart/models.sh target/test-models
 cargo build --release --locked --quiet -p mayfly -p mayfly-bench
 exec target/release/mayfly-bench --root "$root" "$@"

@@ -106,7 +106,7 @@ impl Server {
 
     /// Stores a component.
     pub(crate) async fn upload(&self, wasm: Vec<u8>) -> (StatusCode, Value) {
-        let response = self.api(Method::PUT, "/artifacts").body(wasm).send().await.unwrap();
+        let response = self.api(Method::PUT, "/projects/default/artifacts").body(wasm).send().await.unwrap();
         (response.status(), response.json().await.unwrap())
     }
 

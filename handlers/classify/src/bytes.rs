@@ -26,9 +26,8 @@ struct Cut {
 
 impl Cut {
     fn of(info: &ModelInfo) -> Result<Self, Error> {
-        let needed = |key: &str| {
-            info.number::<usize>(key)?.ok_or_else(|| unfit(info, &format!("it has no property `{key}`")))
-        };
+        let needed =
+            |key: &str| info.number::<usize>(key)?.ok_or_else(|| unfit(info, &format!("it has no property `{key}`")));
         let (beg_size, end_size) = (needed("beg_size")?, needed("end_size")?);
         let cut = Self {
             beg_size,
@@ -135,11 +134,7 @@ pub(crate) fn classify(model: &Model, inputs: Inputs, top: usize) -> Result<Answ
         }
     }
     data.sort_by_key(|classified| classified.index);
-    let usage = Usage {
-        inputs: inputs.0.len(),
-        bytes: Some(inputs.0.iter().map(Vec::len).sum()),
-        ..Usage::default()
-    };
+    let usage = Usage { inputs: inputs.0.len(), bytes: Some(inputs.0.iter().map(Vec::len).sum()), ..Usage::default() };
     Ok(Answer { model: info.name.clone(), data, usage })
 }
 

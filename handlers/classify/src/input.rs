@@ -89,9 +89,7 @@ impl Inputs {
             Err(_) => return Ok(Self(vec![body])),
         };
         match (read.input, read.input_base64) {
-            (Some(texts), None) => {
-                Ok(Self(texts.checked("input")?.into_iter().map(String::into_bytes).collect()))
-            }
+            (Some(texts), None) => Ok(Self(texts.checked("input")?.into_iter().map(String::into_bytes).collect())),
             (None, Some(encoded)) => encoded
                 .checked("input_base64")?
                 .iter()

@@ -70,7 +70,8 @@ impl Labels {
 /// A property that holds JSON; the empty value if it is not set.
 fn json<T: DeserializeOwned + Default>(info: &ModelInfo, key: &str) -> Result<T, Error> {
     let Some(text) = info.property(key) else { return Ok(T::default()) };
-    serde_json::from_str(text).map_err(|error| unfit(info, &format!("its property `{key}` is not as expected: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| unfit(info, &format!("its property `{key}` is not as expected: {error}")))
 }
 
 /// The scores of `rows` inputs, one slice each.

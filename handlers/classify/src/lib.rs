@@ -42,7 +42,9 @@ fn classify(request: &Request) -> Result<Response, Error> {
     let answer = match model.info()?.property("task") {
         Some("bytes-classification") => bytes::classify(&model, inputs, top)?,
         _ if model.info()?.has_tokenizer => text::classify(&model, inputs, top)?,
-        _ => return Err(labels::unfit(model.info()?, "it has neither task = \"bytes-classification\" nor a tokenizer")),
+        _ => {
+            return Err(labels::unfit(model.info()?, "it has neither task = \"bytes-classification\" nor a tokenizer"));
+        }
     };
     Response::json(&answer)
 }

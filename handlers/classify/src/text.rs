@@ -32,8 +32,7 @@ pub(crate) fn classify(model: &Model, inputs: Inputs, top: usize) -> Result<Answ
     }
     data.sort_by_key(|classified| classified.index);
     let count: usize = lengths.iter().sum();
-    let usage =
-        Usage { inputs: texts.len(), bytes: None, prompt_tokens: Some(count), total_tokens: Some(count) };
+    let usage = Usage { inputs: texts.len(), bytes: None, prompt_tokens: Some(count), total_tokens: Some(count) };
     Ok(Answer { model: info.name.clone(), data, usage })
 }
 

@@ -1,7 +1,171 @@
-//! The body type that goes in and comes out.
+//! The body types that go in and come out.
 
-use bytes::Bytes;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use mayfly_host::BodyError;
+use tokio::sync::mpsc;
 
 /// A body: an error ends the connection without a proper end, so that nobody takes a part for the whole.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A body that is all there.
+pub(crate) fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A request body that ends with an error once it is longer than its limit.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    inner: Body,
+    limit: u64,
+    left: u64,
+    too_large: Arc<AtomicBool>,
+}
+
+impl Limited {
+    /// `too_large` is set when the limit is passed: the caller is told so, whatever the guest makes of it.
+    pub(crate) fn new(inner: Body, limit: u64, too_large: Arc<AtomicBool>) -> Self {
+        Self { inner, limit, left: limit, too_large }
+    }
+}
+
+impl http_body::Body for Limited {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if this.too_large.load(Ordering::Relaxed) {
+            return Poll::Ready(Some(Err(BodyError::TooLarge { limit: this.limit })));
+        }
+        let Some(frame) = ready!(Pin::new(&mut this.inner).poll_frame(cx)) else { return Poll::Ready(None) };
+        let Ok(frame) = frame else { return Poll::Ready(Some(Err(BodyError::Incomplete))) };
+        if let Some(data) = frame.data_ref() {
+            let bytes = u64::try_from(data.remaining()).unwrap_or(u64::MAX);
+            let Some(left) = this.left.checked_sub(bytes) else {
+                this.too_large.store(true, Ordering::Relaxed);
+                return Poll::Ready(Some(Err(BodyError::TooLarge { limit: this.limit })));
+            };
+            this.left = left;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// What the task of a call sends to its streamed answer.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// Bytes whose usage is durable.
+    Data(Bytes),
+    /// The proper end; the call has settled.
+    End(Option<HeaderMap>),
+    /// Cut the connection.
+    Cut(&'static str),
+}
+
+/// The end of a streamed answer is missing.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was cut off: {0}")]
+struct CutOff(&'static str);
+
+/// A streamed answer. Ends properly only after [`Piece::End`].
+#[derive(Debug)]
+pub(crate) struct Streamed {
+    pieces: mpsc::Receiver<Piece>,
+    ended: bool,
+}
+
+impl Streamed {
+    pub(crate) fn new(pieces: mpsc::Receiver<Piece>) -> Self {
+        Self { pieces, ended: false }
+    }
+}
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(self.pieces.poll_recv(cx)).unwrap_or(Piece::Cut("the host failed"));
+        Poll::Ready(match piece {
+            Piece::Data(bytes) => Some(Ok(Frame::data(bytes))),
+            Piece::End(trailers) => {
+                self.ended = true;
+                trailers.map(|trailers| Ok(Frame::trailers(trailers)))
+            }
+            Piece::Cut(why) => {
+                self.ended = true;
+                Some(Err(CutOff(why).into()))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use futures::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn body(parts: &[Result<&'static str, &'static str>]) -> Body {
+        let frames: Vec<Result<Frame<Bytes>, Box<dyn std::error::Error + Send + Sync>>> = parts
+            .iter()
+            .map(|part| part.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))).map_err(Into::into))
+            .collect();
+        StreamBody::new(stream::iter(frames)).boxed_unsync()
+    }
+
+    async fn read(parts: &[Result<&'static str, &'static str>], limit: u64) -> (Result<Bytes, BodyError>, bool) {
+        let flag = Arc::new(AtomicBool::new(false));
+        let read = Limited::new(body(parts), limit, flag.clone()).collect().await;
+        (read.map(http_body_util::Collected::to_bytes), flag.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_request_body_has_a_limit() {
+        assert_eq!(read(&[Ok("abc"), Ok("de")], 5).await, (Ok(Bytes::from_static(b"abcde")), false));
+        assert_eq!(read(&[Ok("abc"), Ok("def")], 5).await, (Err(BodyError::TooLarge { limit: 5 }), true));
+        assert_eq!(read(&[Ok("abc"), Err("gone")], 5).await, (Err(BodyError::Incomplete), false));
+        assert_eq!(read(&[Ok("a")], 0).await.0, Err(BodyError::TooLarge { limit: 0 }));
+        assert_eq!(read(&[], 0).await.0, Ok(Bytes::new()));
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_its_end_is_an_error() {
+        let (pieces, receiver) = mpsc::channel(4);
+        pieces.send(Piece::Data(Bytes::from_static(b"half"))).await.unwrap();
+        drop(pieces);
+        assert!(Streamed::new(receiver).collect().await.is_err());
+
+        let (pieces, receiver) = mpsc::channel(4);
+        pieces.send(Piece::Data(Bytes::from_static(b"all"))).await.unwrap();
+        pieces.send(Piece::End(None)).await.unwrap();
+        assert_eq!(Streamed::new(receiver).collect().await.unwrap().to_bytes(), "all");
+    }
+}

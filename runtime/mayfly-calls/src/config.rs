@@ -16,6 +16,8 @@ pub struct Config {
     pub short_answer_wait_ms: u64,
     /// Log lines kept in memory for each deployment that has written any.
     pub log_lines_per_deployment_max: u32,
+    /// Bytes of those lines together.
+    pub log_bytes_per_deployment_max: u32,
     /// Deployments whose lines are kept.
     pub log_deployments_max: u32,
 }
@@ -28,6 +30,7 @@ impl Default for Config {
             short_answer_bytes_max: 256 * 1024,
             short_answer_wait_ms: 2,
             log_lines_per_deployment_max: 1_000,
+            log_bytes_per_deployment_max: 256 * 1024,
             log_deployments_max: 1_000,
         }
     }

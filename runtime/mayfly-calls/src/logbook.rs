@@ -1,9 +1,20 @@
-//! The last lines each deployment wrote, in bounded memory.
+//! The last lines each deployment wrote, in bounded memory. Lines are kept as written: whoever shows them strips
+//! control characters.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mayfly_host::{LogLine, LogSink, LogStream};
 use mayfly_types::{DeploymentId, RequestId};
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use tokio::sync::broadcast;
+
+use crate::Config;
+use crate::open::now;
+
+/// Lines a follower may lag behind before it loses some.
+const FOLLOW_LINES_MAX: usize = 256;
 
 /// One kept line.
 #[derive(Debug, Clone)]
@@ -19,16 +30,196 @@ pub struct LogEntry {
 
 /// Lines of all deployments. Clones share them.
 #[derive(Debug, Clone)]
-pub struct LogBook(Arc<()>);
+pub struct LogBook(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    lines_max: usize,
+    bytes_max: usize,
+    /// The deployment that has been silent for the longest goes first.
+    rings: Cache<DeploymentId, Arc<Ring>>,
+}
+
+#[derive(Debug, Default)]
+struct Ring(Mutex<Lines>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    kept: VecDeque<LogEntry>,
+    bytes: usize,
+    /// Made with the first follower.
+    followers: Option<broadcast::Sender<LogEntry>>,
+}
 
 impl LogBook {
-    /// The last `limit` lines, oldest first.
-    pub fn tail(&self, _deployment: DeploymentId, _limit: usize) -> Vec<LogEntry> {
-        todo!()
+    pub(crate) fn new(config: &Config) -> Self {
+        let rings = Cache::builder()
+            .max_capacity(u64::from(config.log_deployments_max))
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        Self(Arc::new(Inner {
+            lines_max: size(config.log_lines_per_deployment_max),
+            bytes_max: size(config.log_bytes_per_deployment_max),
+            rings,
+        }))
     }
 
-    /// Lines from now on. A reader too slow to follow loses lines and is told how many.
-    pub fn follow(&self, _deployment: DeploymentId) -> broadcast::Receiver<LogEntry> {
-        todo!()
+    /// The last `limit` lines, oldest first.
+    pub fn tail(&self, deployment: DeploymentId, limit: usize) -> Vec<LogEntry> {
+        let Some(ring) = self.0.rings.get(&deployment) else { return Vec::new() };
+        let lines = ring.lock();
+        let skipped = lines.kept.len().saturating_sub(limit);
+        lines.kept.iter().skip(skipped).cloned().collect()
+    }
+
+    /// Lines from now on. A reader too slow to follow loses lines and is told how many; one whose deployment had to
+    /// make room for others sees the end.
+    pub fn follow(&self, deployment: DeploymentId) -> broadcast::Receiver<LogEntry> {
+        let ring = self.ring(deployment);
+        let mut lines = ring.lock();
+        lines.followers.get_or_insert_with(|| broadcast::channel(FOLLOW_LINES_MAX).0).subscribe()
+    }
+
+    /// Where one call's output goes.
+    pub(crate) fn for_call(&self, deployment: DeploymentId, request: RequestId) -> Arc<CallLog> {
+        Arc::new(CallLog { book: self.clone(), deployment, request })
+    }
+
+    fn ring(&self, deployment: DeploymentId) -> Arc<Ring> {
+        self.0.rings.get_with(deployment, Arc::default)
+    }
+
+    fn add(&self, deployment: DeploymentId, entry: LogEntry) {
+        let ring = self.ring(deployment);
+        let mut lines = ring.lock();
+        if let Some(followers) = &lines.followers {
+            // Nobody follows any more: make the channel again when somebody does.
+            if followers.send(entry.clone()).is_err() {
+                lines.followers = None;
+            }
+        }
+        lines.bytes += entry.text.len();
+        lines.kept.push_back(entry);
+        while lines.kept.len() > self.0.lines_max || lines.bytes > self.0.bytes_max {
+            let Some(oldest) = lines.kept.pop_front() else { break };
+            lines.bytes -= oldest.text.len();
+        }
+    }
+}
+
+impl Ring {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call's way into the book. How much a call may write is limited by the host.
+#[derive(Debug)]
+pub(crate) struct CallLog {
+    book: LogBook,
+    deployment: DeploymentId,
+    request: RequestId,
+}
+
+impl CallLog {
+    /// What the host has to say to the handler's developer.
+    pub(crate) fn host(&self, text: &str) {
+        self.add("host", text.into());
+    }
+
+    fn add(&self, stream: &'static str, text: Arc<str>) {
+        self.book.add(self.deployment, LogEntry { at: now(), request: self.request, stream, text });
+    }
+}
+
+impl LogSink for CallLog {
+    fn line(&self, line: LogLine) {
+        let stream = match line.stream {
+            LogStream::Stdout => "stdout",
+            LogStream::Stderr => "stderr",
+        };
+        self.add(stream, line.text.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    fn book(lines: u32, bytes: u32, deployments: u32) -> LogBook {
+        LogBook::new(&Config {
+            log_lines_per_deployment_max: lines,
+            log_bytes_per_deployment_max: bytes,
+            log_deployments_max: deployments,
+            ..Config::default()
+        })
+    }
+
+    fn write(book: &LogBook, deployment: DeploymentId, text: &str) {
+        let sink = book.for_call(deployment, RequestId::new());
+        sink.line(LogLine { stream: LogStream::Stdout, text: text.to_owned() });
+    }
+
+    fn texts(book: &LogBook, deployment: DeploymentId, limit: usize) -> Vec<String> {
+        book.tail(deployment, limit).iter().map(|entry| entry.text.to_string()).collect()
+    }
+
+    #[test]
+    fn only_the_last_lines_stay() {
+        let book = book(3, 1_000, 10);
+        let (one, other) = (DeploymentId::new(), DeploymentId::new());
+        for text in ["a", "b", "c", "d"] {
+            write(&book, one, text);
+        }
+        assert_eq!(texts(&book, one, 10), ["b", "c", "d"]);
+        assert_eq!(texts(&book, one, 2), ["c", "d"]);
+        assert!(texts(&book, other, 10).is_empty());
+    }
+
+    #[test]
+    fn long_lines_count_by_their_bytes() {
+        let book = book(100, 10, 10);
+        let one = DeploymentId::new();
+        for text in ["aaaa", "bbbb", "cccc"] {
+            write(&book, one, text);
+        }
+        assert_eq!(texts(&book, one, 10), ["bbbb", "cccc"]);
+        write(&book, one, &"x".repeat(50));
+        assert!(texts(&book, one, 10).is_empty());
+        write(&book, one, "y");
+        assert_eq!(texts(&book, one, 10), ["y"]);
+    }
+
+    #[test]
+    fn silent_deployments_make_room() {
+        let book = book(10, 1_000, 4);
+        let all: Vec<_> = (0..40).map(|_| DeploymentId::new()).collect();
+        for deployment in &all {
+            write(&book, *deployment, "x");
+            book.0.rings.run_pending_tasks();
+        }
+        assert!(book.0.rings.entry_count() <= 4);
+        assert_eq!(texts(&book, *all.last().unwrap(), 1), ["x"]);
+    }
+
+    #[tokio::test]
+    async fn followers_see_what_comes_and_learn_what_they_missed() {
+        let book = book(10, 1_000, 4);
+        let one = DeploymentId::new();
+        write(&book, one, "before");
+        let mut reader = book.follow(one);
+        book.for_call(one, RequestId::new()).host("after");
+        let entry = reader.recv().await.unwrap();
+        assert_eq!((entry.stream, entry.text.as_ref()), ("host", "after"));
+        for _ in 0..FOLLOW_LINES_MAX + 5 {
+            write(&book, one, "x");
+        }
+        assert!(matches!(reader.recv().await, Err(broadcast::error::RecvError::Lagged(5))));
+        drop(reader);
+        write(&book, one, "y");
+        assert!(book.follow(one).try_recv().is_err());
     }
 }

@@ -32,12 +32,6 @@ pub struct GatewayConfig {
     pub openai_held_bytes_max: u64,
     /// Bytes of a JSON body on the admin listener.
     pub control_body_bytes_max: u64,
-    /// Bytes of an uploaded component.
-    pub component_bytes_max: u64,
-    /// Bytes of an uploaded model package, over all its files.
-    pub model_bytes_max: u64,
-    /// Files of an uploaded model package.
-    pub model_files_max: u32,
     /// Uploads at once; one more is refused with 503.
     pub uploads_max: u32,
     /// Readers of logs that follow, at once; one more is refused with 503.
@@ -61,9 +55,6 @@ impl Default for GatewayConfig {
             openai_body_bytes_max: 16 << 20,
             openai_held_bytes_max: 512 << 20,
             control_body_bytes_max: 1 << 20,
-            component_bytes_max: 64 << 20,
-            model_bytes_max: 32 << 30,
-            model_files_max: 1_000,
             uploads_max: 8,
             log_followers_max: 64,
             drain_ms_max: 30_000,
@@ -86,7 +77,6 @@ impl GatewayConfig {
             ("head_ms_max", self.head_ms_max),
             ("body_idle_ms_max", self.body_idle_ms_max),
             ("control_body_bytes_max", self.control_body_bytes_max),
-            ("model_files_max", u64::from(self.model_files_max)),
             ("uploads_max", u64::from(self.uploads_max)),
         ] {
             if value == 0 {

@@ -11,6 +11,7 @@ mod access;
 mod admin;
 mod config;
 mod data;
+mod failure;
 mod gateway;
 mod headers;
 mod limits;
@@ -19,7 +20,6 @@ mod requests;
 mod server;
 mod target;
 mod time;
-mod unpack;
 
 pub use admin::openapi;
 pub use config::GatewayConfig;

@@ -52,6 +52,8 @@ enum Reply {
 pub(crate) async fn compile(inner: &Arc<Inner>, wasm: &Path, digest: Digest) -> Result<ComponentInfo, CompileError> {
     let stored = Arc::clone(&inner.stored);
     let trouble = |what: &str, error: &dyn std::fmt::Display| CompileError::Host { detail: format!("{what}: {error}") };
+    // The child works in another directory.
+    let wasm = &std::path::absolute(wasm).map_err(|error| trouble("finding the component", &error))?;
     let verified = Arc::clone(&stored);
     let present = tokio::task::spawn_blocking(move || verified.verified(digest))
         .await

@@ -91,6 +91,11 @@ impl Host {
         }
     }
 
+    /// The engine and its version, as operators see it. The version is pinned exactly in the workspace's manifest.
+    pub const fn engine_version() -> &'static str {
+        "wasmtime 48.0.8"
+    }
+
     /// Instances the pool holds.
     pub fn instances_max(&self) -> u32 {
         self.0.instances_max

@@ -89,7 +89,8 @@ impl Drop for Ending {
 /// The store goes first, then its end is told.
 struct Alive {
     store: Store<GuestState>,
-    ending: Ending,
+    /// Held to be dropped second.
+    _ending: Ending,
 }
 
 /// An instance's store, from before instantiation to its end. Dropping it at any point ends the call.
@@ -137,7 +138,7 @@ impl Instance {
             sender: Some(sender),
             place: Some(place),
         };
-        let alive = Some(Alive { store, ending });
+        let alive = Some(Alive { store, _ending: ending });
         Ok((Self { alive, call: Arc::clone(call), meter }, end))
     }
 

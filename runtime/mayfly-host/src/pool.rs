@@ -37,7 +37,7 @@ impl Machine {
     pub(crate) fn read() -> Self {
         let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
         let info = rustix::system::sysinfo();
-        let total = u64::try_from(info.totalram).unwrap_or(u64::MAX).saturating_mul(u64::from(info.mem_unit));
+        let total = info.totalram.saturating_mul(u64::from(info.mem_unit));
         let group = number("/sys/fs/cgroup/memory.max").unwrap_or(u64::MAX);
         Self {
             map_count_max: number("/proc/sys/vm/max_map_count").unwrap_or(MAX_MAP_COUNT_DEFAULT),

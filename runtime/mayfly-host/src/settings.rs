@@ -17,8 +17,6 @@ fn shape() -> wasmtime::Config {
         .memory_guard_size(32 << 20)
         .memory_init_cow(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32))
-        // Threads could not be bounded by an epoch or a deadline.
-        .wasm_threads(false)
         .max_wasm_stack(512 << 10)
         .async_stack_size(2 << 20);
     config

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mayfly_types::Digest;
 use rand::RngCore;
@@ -15,6 +16,9 @@ use crate::CodeError;
 
 const KEY_FILE: &str = "checksum.key";
 const KEY_BYTES: usize = 32;
+const SCRATCH_PREFIX: &str = ".compile-";
+/// Older scratch files belong to nobody: no child runs that long.
+const SCRATCH_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The code folder.
 pub(crate) struct Stored {
@@ -32,7 +36,9 @@ impl Stored {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make_key(folder)?,
             read => read?,
         };
-        Ok(Self { folder: folder.to_owned(), key, engine })
+        sweep(folder)?;
+        // The compiling child works in another directory.
+        Ok(Self { folder: std::path::absolute(folder)?, key, engine })
     }
 
     /// The engine's compatibility.
@@ -42,7 +48,7 @@ impl Stored {
 
     /// Where compiling may write: on the same file system, gone when dropped.
     pub(crate) fn scratch(&self) -> io::Result<tempfile::NamedTempFile> {
-        tempfile::Builder::new().prefix(".compile-").tempfile_in(&self.folder)
+        tempfile::Builder::new().prefix(SCRATCH_PREFIX).tempfile_in(&self.folder)
     }
 
     /// Whether there is code and its checksum.
@@ -86,17 +92,6 @@ impl Stored {
         }
     }
 
-    /// Removes what is stored for `digest`.
-    pub(crate) fn remove(&self, digest: Digest) {
-        for path in [self.sum_path(digest), self.code_path(digest)] {
-            if let Err(error) = fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(%digest, %error, "compiled code could not be removed");
-            }
-        }
-    }
-
     /// Over the name too: one component's code must not pass for another's.
     fn sum(&self, digest: Digest, mut file: &File) -> io::Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
@@ -125,6 +120,19 @@ impl Stored {
     fn sum_path(&self, digest: Digest) -> PathBuf {
         self.folder.join(format!("{}.sum", self.name(digest)))
     }
+}
+
+/// Removes what a killed host left behind.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let scratch = entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX);
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        if scratch && age.is_some_and(|age| age > SCRATCH_AGE_MAX) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn read_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
@@ -171,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_verified_removed() {
+    fn kept_and_verified() {
         let folder = tempfile::tempdir().unwrap();
         let digest = Digest::of(b"component");
         let code = stored(&folder.path().join("code"));
@@ -180,8 +188,6 @@ mod tests {
         assert!(code.has(digest));
         let path = code.verified(digest).unwrap();
         assert_eq!(fs::read(path).unwrap(), b"machine code");
-        code.remove(digest);
-        assert!(!code.has(digest));
     }
 
     #[test]
@@ -213,6 +219,18 @@ mod tests {
         // A checksum without the key.
         fs::write(code.sum_path(two), blake3::hash(b"other code!").to_hex().as_str()).unwrap();
         assert!(matches!(code.verified(two), Err(CodeError::Damaged)));
+    }
+
+    #[test]
+    fn old_scratch_files_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = [".compile-old", ".compile-new"].map(|name| folder.path().join(name));
+        fs::write(&old, b"x").unwrap();
+        fs::write(&new, b"x").unwrap();
+        let time = std::time::SystemTime::now() - SCRATCH_AGE_MAX * 2;
+        File::options().write(true).open(&old).unwrap().set_modified(time).unwrap();
+        stored(folder.path());
+        assert!(!old.exists() && new.exists());
     }
 
     #[test]

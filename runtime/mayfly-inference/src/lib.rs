@@ -1,13 +1,14 @@
 //! Model packages, sessions, tensors and tokenizers. The only crate that names `ort`; no `ort` type leaves it.
 //!
-//! Entry points: [`Inference::start`] opens ONNX Runtime; [`package::import`] checks and stores a package;
+//! Entry points: [`Inference::start`] opens ONNX Runtime; [`import`] checks and stores a package;
 //! [`Package::open`] reads a stored one; [`Package::prepare`] checks inputs and counts them;
 //! [`Inference::run`] runs what was prepared. Nobody below this crate is asked for a budget: callers hold
-//! [`Prepared::lines`] before they run.
+//! [`Prepared::hold_lines`] before they run.
 
 mod config;
 mod device;
 mod error;
+mod library;
 mod metering;
 mod package;
 mod prepare;
@@ -20,6 +21,7 @@ mod tokenizer;
 pub use config::Config;
 pub use device::Device;
 pub use error::{ImportError, InputError, LoadError, PackageError, RunError, StartError, TokenizerError};
+pub use library::{ORT_VERSION, library_places, prepare_process};
 pub use package::{
     DimensionInfo, ImportPolicy, Imported, ModelInfo, Package, Role, TensorInfo, import, probe, probe_in_child,
 };

@@ -31,8 +31,7 @@ pub struct RunLimits {
 /// Inputs that were checked and counted. Running one consumes it.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The run itself.
-    pub(crate) request: Request,
+    request: Request,
     start: Vec<Line>,
     hold: Vec<Line>,
 }
@@ -47,6 +46,11 @@ impl Prepared {
     /// What is owed the moment the run has started.
     pub fn start_lines(&self) -> &[Line] {
         &self.start
+    }
+
+    /// The run itself.
+    pub(crate) fn into_request(self) -> Request {
+        self.request
     }
 }
 
@@ -85,7 +89,11 @@ impl Package {
         let run = count::Run::of(description, &slots)?;
         run.check_lengths(description, &slots)?;
         values::check(description, self.digest(), &slots)?;
-        let start: Vec<Line> = run.charge(description, &slots)?.into_iter().map(|(meter, quantity)| Line { meter, model: Some(model), quantity }).collect();
+        let start: Vec<Line> = run
+            .charge(description, &slots)?
+            .into_iter()
+            .map(|(meter, quantity)| Line { meter, model: Some(model), quantity })
+            .collect();
         let plans = outputs::plan(self, model, &slots, &symbols, &run, limits)?;
         let mut hold = start.clone();
         for line in plans.iter().flat_map(|plan| &plan.on_read) {
@@ -124,9 +132,9 @@ fn typed(infos: &[TensorInfo], given: Vec<(String, Tensor)>) -> Result<Vec<(Stri
         let tensor = match (info.element_type, tensor.element_type()) {
             (wanted, given) if wanted == given => tensor.clone(),
             // `wasi:nn` has no booleans: they travel as bytes.
-            (ElementType::Bool, ElementType::U8) => tensor
-                .as_boolean()
-                .map_err(|error| invalid(format!("the input `{}`: {error}", shown(&info.name))))?,
+            (ElementType::Bool, ElementType::U8) => {
+                tensor.as_boolean().map_err(|error| invalid(format!("the input `{}`: {error}", shown(&info.name))))?
+            }
             (wanted, given) => {
                 return Err(invalid(format!(
                     "the input `{}` is {}; the model takes {}",

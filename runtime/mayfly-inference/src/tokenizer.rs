@@ -76,7 +76,11 @@ impl Package {
                     encoding.truncate(most - added, 0, TruncationDirection::Right);
                 }
                 let encoding = guarded(|| tokenizer.post_process(encoding, None, options.special_tokens))?;
-                Ok(Encoding { ids: encoding.get_ids().to_vec(), token_types: encoding.get_type_ids().to_vec(), truncated })
+                Ok(Encoding {
+                    ids: encoding.get_ids().to_vec(),
+                    token_types: encoding.get_type_ids().to_vec(),
+                    truncated,
+                })
             })
             .collect()
     }
@@ -133,8 +137,9 @@ impl Package {
         let bytes = std::fs::read(self.file_path("tokenizer.json")).map_err(|error| error.to_string())?;
         // The library's own checks are many, but it was not written for hostile files.
         let loaded = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(bytes)));
-        let mut tokenizer =
-            loaded.map_err(|_| "the file makes the tokenizer library panic".to_owned())?.map_err(|error| error.to_string())?;
+        let mut tokenizer = loaded
+            .map_err(|_| "the file makes the tokenizer library panic".to_owned())?
+            .map_err(|error| error.to_string())?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
         Ok(tokenizer)
@@ -143,11 +148,16 @@ impl Package {
 
 fn check_texts(texts: &[String]) -> Result<(), TokenizerError> {
     if texts.len() > TEXTS_MAX {
-        return Err(TokenizerError::Invalid(format!("{} texts; at most {TEXTS_MAX} are taken in one call", texts.len())));
+        return Err(TokenizerError::Invalid(format!(
+            "{} texts; at most {TEXTS_MAX} are taken in one call",
+            texts.len()
+        )));
     }
     let bytes = texts.iter().map(String::len).fold(0, usize::saturating_add);
     if bytes > TEXT_BYTES_MAX {
-        return Err(TokenizerError::Invalid(format!("{bytes} bytes of text; at most {TEXT_BYTES_MAX} are taken in one call")));
+        return Err(TokenizerError::Invalid(format!(
+            "{bytes} bytes of text; at most {TEXT_BYTES_MAX} are taken in one call"
+        )));
     }
     Ok(())
 }

@@ -14,6 +14,12 @@ pub enum JournalError {
         /// Rows waiting.
         waiting: usize,
     },
+    /// The question has more sums than one answer holds.
+    #[error("the answer would have more than {limit} sums; ask for a shorter time or keep less apart")]
+    TooMany {
+        /// The most sums of one answer.
+        limit: usize,
+    },
     /// The store failed; details are in the log.
     #[error("the ledger could not be written")]
     Failed {

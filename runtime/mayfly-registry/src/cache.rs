@@ -1,12 +1,25 @@
 //! What calls read: keys, deployments, active revisions and opened packages, in bounded caches that `changes_since`
 //! keeps true.
 
-use std::sync::Arc;
+mod entries;
+mod follow;
+mod packages;
 
-use mayfly_host::Grants;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use mayfly_host::{Grant, Grants};
 use mayfly_types::Name;
+use subtle::ConstantTimeEq as _;
 
-use crate::{Deployment, Key, Project, RecordsError, Revision};
+use crate::key::is_secret;
+use crate::{Artifacts, ChangeKind, Config, Deployment, Key, Project, Records, RecordsError, Revision, hash_secret};
+use entries::{Entries, Watched};
+use follow::Follower;
+use packages::Packages;
+
+/// The most names [`Directory::names`] gives at once.
+const NAMES_MAX: u32 = 10_000;
 
 /// A deployment that can answer, and all its call needs.
 #[derive(Debug)]
@@ -19,40 +32,189 @@ pub struct Resolved {
     pub grants: Arc<Grants>,
 }
 
+impl Watched for Key {
+    fn touched_by(&self, change: &ChangeKind) -> bool {
+        matches!(change, ChangeKind::Key(id, _) if *id == self.id)
+    }
+}
+
+impl Watched for Project {
+    fn touched_by(&self, change: &ChangeKind) -> bool {
+        matches!(change, ChangeKind::Project(id) if *id == self.id)
+    }
+}
+
+impl Watched for Resolved {
+    fn touched_by(&self, change: &ChangeKind) -> bool {
+        match change {
+            ChangeKind::Deployment(id) => *id == self.deployment.id,
+            ChangeKind::Model(id) => self.grants.models.values().any(|grant| grant.model == *id),
+            other => self.project.touched_by(other),
+        }
+    }
+}
+
 /// Bounded caches over the records. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Directory(Arc<()>);
+pub struct Directory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    records: Arc<dyn Records>,
+    follower: Follower,
+    keys: Entries<[u8; 32], Key>,
+    projects: Entries<Name, Project>,
+    deployments: Entries<(Name, Name), Resolved>,
+    packages: Packages,
+}
+
+/// What the caches hold now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct DirectoryStats {
+    pub keys: u64,
+    pub projects: u64,
+    pub deployments: u64,
+    pub packages: u64,
+}
 
 impl Directory {
+    /// Starts with nothing cached, and starts the task that follows the store until the last clone is dropped.
+    ///
+    /// # Errors
+    /// [`RecordsError`] if the store failed.
+    pub(crate) async fn start(
+        records: Arc<dyn Records>,
+        artifacts: Arc<dyn Artifacts>,
+        config: &Config,
+    ) -> Result<Self, RecordsError> {
+        let idle = Duration::from_millis(config.idle_ms);
+        let inner = Arc::new(Inner {
+            follower: Follower::start(Arc::clone(&records)).await?,
+            records,
+            keys: Entries::new(config.keys_cached_max, idle),
+            projects: Entries::new(config.projects_cached_max, idle),
+            deployments: Entries::new(config.deployments_cached_max, idle),
+            packages: Packages::new(artifacts, config.packages_cached_max),
+        });
+        tokio::spawn(follow(Arc::downgrade(&inner), Duration::from_millis(config.poll_ms.max(10))));
+        Ok(Self(inner))
+    }
+
+    /// Learns now what changed; a write on this node is followed by one, so that it holds at once.
+    ///
+    /// # Errors
+    /// [`RecordsError`] if the store failed.
+    pub async fn refresh(&self) -> Result<(), RecordsError> {
+        self.0.follower.refresh().await
+    }
+
+    /// What is cached now.
+    pub fn stats(&self) -> DirectoryStats {
+        let Inner { keys, projects, deployments, packages, .. } = &*self.0;
+        DirectoryStats {
+            keys: keys.count(),
+            projects: projects.count(),
+            deployments: deployments.count(),
+            packages: packages.count(),
+        }
+    }
+
     /// The live key with this secret: not revoked, not expired at `now` (microseconds since the Unix epoch).
     ///
     /// # Errors
     /// [`RecordsError`] if the store failed.
-    pub async fn key(&self, _secret: &str, _now: i64) -> Result<Option<Arc<Key>>, RecordsError> {
-        todo!()
+    pub async fn key(&self, secret: &str, now: i64) -> Result<Option<Arc<Key>>, RecordsError> {
+        if !is_secret(secret) {
+            return Ok(None);
+        }
+        let hash = hash_secret(secret);
+        let found = self.0.keys.get(&self.0.follower, hash, || self.0.records.key_hashed(&hash)).await?;
+        Ok(found.filter(|key| {
+            let same = bool::from(key.hash.ct_eq(&hash));
+            same && key.revoked_at.is_none() && key.expires_at.is_none_or(|end| now < end)
+        }))
     }
 
     /// The project of that name.
     ///
     /// # Errors
     /// [`RecordsError`] if the store failed.
-    pub async fn project(&self, _name: &str) -> Result<Option<Arc<Project>>, RecordsError> {
-        todo!()
+    pub async fn project(&self, name: &str) -> Result<Option<Arc<Project>>, RecordsError> {
+        let Ok(name) = name.parse::<Name>() else { return Ok(None) };
+        let load = || self.0.records.project_named(name.as_str());
+        self.0.projects.get(&self.0.follower, name.clone(), load).await
     }
 
     /// The deployment `name` of project `project`, with its active revision and grants. None if there is none.
     ///
     /// # Errors
     /// [`RecordsError`] if the store failed.
-    pub async fn resolve(&self, _project: &str, _name: &str) -> Result<Option<Arc<Resolved>>, RecordsError> {
-        todo!()
+    pub async fn resolve(&self, project: &str, name: &str) -> Result<Option<Arc<Resolved>>, RecordsError> {
+        let (Ok(project), Ok(name)) = (project.parse::<Name>(), name.parse::<Name>()) else { return Ok(None) };
+        let load = || self.load(&project, &name);
+        self.0.deployments.get(&self.0.follower, (project.clone(), name.clone()), load).await
+    }
+
+    async fn load(&self, project: &Name, name: &Name) -> Result<Option<Resolved>, RecordsError> {
+        let records = &self.0.records;
+        let Some(project) = self.project(project.as_str()).await? else { return Ok(None) };
+        let Some(deployment) = records.deployment_named(project.id, name.as_str()).await? else { return Ok(None) };
+        let Some(active) = deployment.active else { return Ok(None) };
+        let gone =
+            |what: &str| RecordsError::Failed { detail: format!("deployment {} refers to no {what}", deployment.id) };
+        let revision = records.revision(active).await?.ok_or_else(|| gone("revision"))?;
+        let mut grants = Grants { config: revision.spec.config.clone(), ..Grants::default() };
+        for (alias, wanted) in &revision.spec.models {
+            let model = records.model(wanted.model).await?.ok_or_else(|| gone("model"))?;
+            let grant = Grant {
+                model: model.id,
+                name: model.name,
+                package: self.0.packages.get(model.digest).await?,
+                device: wanted.device,
+                all_positions: wanted.all_positions,
+            };
+            grants.models.insert(alias.clone(), grant);
+        }
+        Ok(Some(Resolved {
+            project: (*project).clone(),
+            limits: Arc::new(revision.spec.limits.clone()),
+            grants: Arc::new(grants),
+            deployment,
+            revision,
+        }))
     }
 
     /// Names of a project's deployments, sorted (for `/v1/models`), at most `limit`.
     ///
     /// # Errors
     /// [`RecordsError`] if the store failed.
-    pub async fn names(&self, _project: &Project, _limit: u32) -> Result<Vec<Name>, RecordsError> {
-        todo!()
+    pub async fn names(&self, project: &Project, limit: u32) -> Result<Vec<Name>, RecordsError> {
+        let found = self.0.records.deployments(project.id, None, limit.min(NAMES_MAX)).await?;
+        Ok(found.into_iter().map(|deployment| deployment.name).collect())
+    }
+}
+
+/// Asks the store what changed and lets go of what idled out, until nobody uses the caches any more.
+async fn follow(caches: Weak<Inner>, every: Duration) {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(inner) = caches.upgrade() else { return };
+        match inner.follower.refresh().await {
+            Ok(()) => failing = false,
+            Err(error) if !failing => {
+                failing = true;
+                tracing::error!(
+                    ?error,
+                    "the store cannot be asked for changes; cached records are refused until it can"
+                );
+            }
+            Err(_still) => {}
+        }
+        inner.keys.tidy().await;
+        inner.projects.tidy().await;
+        inner.deployments.tidy().await;
+        inner.packages.tidy().await;
     }
 }

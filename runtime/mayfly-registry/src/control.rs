@@ -1,20 +1,30 @@
 //! The workflows: deploy, roll back, import a model, make and revoke keys. No HTTP here.
 
+mod deploy;
+mod garbage;
+mod keys;
+mod models;
+mod tools;
+mod turns;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use mayfly_host::Host;
+use mayfly_host::{CompileError, Host};
 use mayfly_inference::ImportPolicy;
-use mayfly_types::{GuestLimits, KeyId, Name, ProjectId, TenantId};
+use mayfly_types::{Digest, GuestLimits, Name, ProjectId};
+use tokio::sync::OnceCell;
 
+use crate::flights::Flights;
 use crate::manifest::ModelEntry;
-use crate::{
-    ArtifactError, Artifacts, ControlError, Deployment, Directory, Key, KeyScope, Model, Owner, Project, Records, Revision,
-    SecretKey, Tenant,
-};
+use crate::{ArtifactError, Artifacts, Config, ControlError, Deployment, Directory, Model, Owner, Records, Revision};
+use garbage::Pins;
+use tools::HostTools;
+pub use tools::Tools;
+use turns::Turns;
 
 /// Where a deploy's handler comes from.
 pub enum HandlerSource {
@@ -66,10 +76,31 @@ pub struct Deployed {
 pub struct Control {
     records: Arc<dyn Records>,
     artifacts: Arc<dyn Artifacts>,
-    host: Host,
+    tools: Arc<dyn Tools>,
     builtins: Arc<BTreeMap<String, Bytes>>,
-    policy: Arc<ImportPolicy>,
-    child: Arc<PathBuf>,
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: OnceCell<Directory>,
+    pins: Arc<Pins>,
+    compiling: Flights<Digest, Result<(), CompileError>>,
+    compiles: Turns,
+    imports: Turns,
+}
+
+impl Shared {
+    fn new(config: &Config) -> Self {
+        Self {
+            directory: OnceCell::new(),
+            pins: Arc::default(),
+            compiling: Flights::new(),
+            compiles: Turns::new("compiles", config.compiles_running_max, config.compiles_waiting_max),
+            imports: Turns::new("model imports", config.imports_running_max, config.imports_waiting_max),
+        }
+    }
 }
 
 impl Control {
@@ -82,7 +113,25 @@ impl Control {
         policy: ImportPolicy,
         child: PathBuf,
     ) -> Self {
-        Self { records, artifacts, host, builtins: Arc::new(builtins), policy: Arc::new(policy), child: Arc::new(child) }
+        Self::with_tools(records, artifacts, Arc::new(HostTools { host, policy, child }), builtins)
+    }
+
+    /// With another way to compile and import than this node's host.
+    pub fn with_tools(
+        records: Arc<dyn Records>,
+        artifacts: Arc<dyn Artifacts>,
+        tools: Arc<dyn Tools>,
+        builtins: BTreeMap<String, Bytes>,
+    ) -> Self {
+        let config = Config::default();
+        let shared = Arc::new(Shared::new(&config));
+        Self { records, artifacts, tools, builtins: Arc::new(builtins), config: Arc::new(config), shared }
+    }
+
+    /// Takes other settings than the default ones. Before it is cloned or used.
+    #[must_use]
+    pub fn configure(self, config: Config) -> Self {
+        Self { shared: Arc::new(Shared::new(&config)), config: Arc::new(config), ..self }
     }
 
     /// The records, to read.
@@ -90,93 +139,122 @@ impl Control {
         &self.records
     }
 
-    /// The caches calls read from, fed by the records' changes. Starts the task that follows them.
+    /// Handlers in the binary, by name without `builtin:`.
+    pub fn builtins(&self) -> impl Iterator<Item = &str> {
+        self.builtins.keys().map(String::as_str)
+    }
+
+    /// The caches calls read from, fed by the records' changes. The first call starts the task that follows them;
+    /// later ones give the same caches.
     ///
     /// # Errors
     /// [`ControlError`] if the store failed.
     pub async fn directory(&self) -> Result<Directory, ControlError> {
-        let _ = &self.artifacts;
-        todo!()
+        let (records, artifacts) = (Arc::clone(&self.records), Arc::clone(&self.artifacts));
+        let start = || Directory::start(records, artifacts, &self.config);
+        Ok(self.shared.directory.get_or_try_init(start).await?.clone())
     }
 
-    /// First start: makes tenant `default`, project `default` and an admin key if there is no admin key.
+    /// Stores a component that `project` may then deploy by its digest. One that it has not deployed within a day is
+    /// removed at a later start.
     ///
     /// # Errors
-    /// [`ControlError`].
-    pub async fn bootstrap(&self) -> Result<Option<SecretKey>, ControlError> {
-        todo!()
-    }
-
-    /// A new tenant.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub async fn create_tenant(&self, _name: Name) -> Result<Tenant, ControlError> {
-        todo!()
-    }
-
-    /// A new project.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub async fn create_project(&self, _tenant: TenantId, _name: Name) -> Result<Project, ControlError> {
-        todo!()
-    }
-
-    /// A new key; the secret is not stored.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub async fn create_key(
+    /// [`ControlError`]; nothing is stored.
+    pub async fn upload(
         &self,
-        _tenant: Option<TenantId>,
-        _project: Option<ProjectId>,
-        _label: String,
-        _scopes: Vec<KeyScope>,
-        _expires_at: Option<i64>,
-    ) -> Result<(Key, SecretKey), ControlError> {
-        todo!()
+        project: ProjectId,
+        bytes: BoxStream<'static, Result<Bytes, ArtifactError>>,
+    ) -> Result<(Digest, u64), ControlError> {
+        self.upload_now(project, bytes).await
     }
 
-    /// Revokes a key. The last live admin key cannot be revoked.
+    /// Removes what earlier starts left: components that were uploaded more than a day ago and never deployed.
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn revoke_key(&self, _id: KeyId) -> Result<(), ControlError> {
-        todo!()
+    pub async fn sweep(&self) -> Result<(), ControlError> {
+        self.sweep_uploads().await
     }
 
-    /// Stores and compiles the handler, resolves grants, adds a revision and makes it active.
+    /// Stores and compiles the handler, resolves grants, adds a revision and makes it active. Goes on to its end if
+    /// the caller stops waiting.
     ///
     /// # Errors
     /// [`ControlError`]; the deployment answers as before.
-    pub async fn deploy(&self, _request: DeployRequest) -> Result<Deployed, ControlError> {
-        let _ = (&self.host, &self.builtins);
-        todo!()
+    pub async fn deploy(&self, request: DeployRequest) -> Result<Deployed, ControlError> {
+        let this = self.clone();
+        to_its_end(async move { this.deploy_now(request).await }).await
     }
 
     /// Makes revision `number` active, or without one the revision before the active one.
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn rollback(&self, _deployment: &Deployment, _number: Option<u32>) -> Result<Revision, ControlError> {
-        todo!()
+    pub async fn rollback(&self, deployment: &Deployment, number: Option<u32>) -> Result<Revision, ControlError> {
+        let (this, deployment) = (self.clone(), deployment.clone());
+        to_its_end(async move { this.rollback_now(&deployment, number).await }).await
     }
 
     /// Deletes a deployment. Calls that run go on; new ones find nothing.
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn delete(&self, _deployment: &Deployment) -> Result<(), ControlError> {
-        todo!()
+    pub async fn delete(&self, deployment: &Deployment) -> Result<(), ControlError> {
+        let (this, deployment) = (self.clone(), deployment.clone());
+        to_its_end(async move { this.delete_now(&deployment).await }).await
     }
 
-    /// Imports the package in `folder` (below [`Artifacts::staging`]; removed afterwards) and registers it.
+    /// Imports the package in `folder` (below [`Artifacts::staging`]; removed afterwards) and registers it. A model
+    /// of the host is approved at once, one of a project when the operator does so.
     ///
     /// # Errors
     /// [`ControlError`].
-    pub async fn add_model(&self, _owner: Owner, _name: Name, _folder: PathBuf) -> Result<Model, ControlError> {
-        let _ = (&self.policy, &self.child);
-        todo!()
+    pub async fn add_model(&self, owner: Owner, name: Name, folder: PathBuf) -> Result<Model, ControlError> {
+        let this = self.clone();
+        to_its_end(async move { this.add_model_now(owner, name, folder).await }).await
     }
+
+    /// Compiles a stored component again: its code on this node is missing or damaged.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn recompile(&self, digest: Digest) -> Result<(), ControlError> {
+        self.compile(digest, true).await.map(|_compiled| ())
+    }
+
+    /// Makes sure that compiled code is stored, once however many ask; true if it had to be compiled. `again`
+    /// distrusts what is there.
+    async fn compile(&self, digest: Digest, again: bool) -> Result<bool, ControlError> {
+        if !again && self.tools.has_code(digest) {
+            return Ok(false);
+        }
+        let _turn = self.shared.compiles.take().await?;
+        let file = self.artifacts.file(digest).await?;
+        let tools = Arc::clone(&self.tools);
+        let work = || async move { tools.compile(&file, digest).await.map(|_info| ()) };
+        let panicked = || ControlError::Host { detail: format!("compiling {digest} panicked") };
+        self.shared.compiling.run(digest, work).await.ok_or_else(panicked)??;
+        Ok(true)
+    }
+
+    /// After a write: what it changed holds on this node at once. If the store fails now, within the bound.
+    async fn changed(&self) {
+        if let Some(directory) = self.shared.directory.get()
+            && let Err(error) = directory.refresh().await
+        {
+            tracing::warn!(?error, "the caches could not be told of a change; they ask again on their own");
+        }
+    }
+
+    async fn collect(&self, digest: Digest) {
+        self.shared.pins.collect(&*self.records, &*self.artifacts, digest).await;
+    }
+}
+
+/// Runs a workflow as a task of its own, so that a caller who leaves does not cut it in half.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Result<T, ControlError> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(ControlError::Host { detail: format!("a workflow did not end: {error}") }))
 }

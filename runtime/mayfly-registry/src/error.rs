@@ -1,5 +1,9 @@
 //! What can go wrong with records and with the workflows that change them.
 
+use mayfly_host::CompileError;
+
+use crate::ArtifactError;
+
 /// The store said no.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RecordsError {
@@ -47,4 +51,38 @@ pub enum ControlError {
         /// For the log.
         detail: String,
     },
+}
+
+impl From<RecordsError> for ControlError {
+    fn from(error: RecordsError) -> Self {
+        match error {
+            RecordsError::NotFound(what) => Self::NotFound(what),
+            RecordsError::Taken(text) => Self::Conflict(text),
+            RecordsError::Unwritable(text) => Self::Storage(text),
+            RecordsError::Failed { detail } => Self::Host { detail },
+        }
+    }
+}
+
+impl From<ArtifactError> for ControlError {
+    fn from(error: ArtifactError) -> Self {
+        match error {
+            ArtifactError::TooLarge { .. } => Self::TooLarge(format!("the upload is {error}")),
+            ArtifactError::Incomplete => Self::Invalid(error.to_string()),
+            // Only digests that our own records name are looked for.
+            ArtifactError::Missing(_) => Self::Host { detail: error.to_string() },
+            ArtifactError::Failed { full: true, .. } => Self::Storage("the disk is full".to_owned()),
+            ArtifactError::Failed { detail, .. } => Self::Host { detail },
+        }
+    }
+}
+
+impl From<CompileError> for ControlError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::Refused(text) => Self::Invalid(text),
+            CompileError::TooCostly { .. } => Self::Invalid(error.to_string()),
+            CompileError::Host { detail } => Self::Host { detail },
+        }
+    }
 }

@@ -8,20 +8,24 @@
 
 mod artifacts;
 mod cache;
+mod clock;
+mod config;
 mod control;
 mod error;
+mod flights;
 mod key;
 mod manifest;
 mod record;
 mod records;
+mod unpack;
 
 pub use artifacts::{ArtifactError, Artifacts};
-pub use cache::{Directory, Resolved};
-pub use control::{Control, DeployRequest, Deployed, HandlerSource};
+pub use cache::{Directory, DirectoryStats, Resolved};
+pub use config::{Config, REVOCATION_BOUND_MS};
+pub use control::{Control, DeployRequest, Deployed, HandlerSource, Tools};
 pub use error::{ControlError, RecordsError};
 pub use key::{KeyScope, SecretKey, hash_secret};
-pub use manifest::{Manifest, ManifestError, ModelEntry, ModelTable};
-pub use record::{
-    Deployment, HandlerRecord, Key, Model, ModelGrant, Owner, Project, Revision, RevisionSpec, Tenant,
-};
+pub use manifest::{Build, Manifest, ManifestError, ModelEntry, ModelTable};
+pub use record::{Deployment, HandlerRecord, Key, Model, ModelGrant, Owner, Project, Revision, RevisionSpec, Tenant};
 pub use records::{Change, ChangeKind, Records};
+pub use unpack::{UnpackError, UnpackLimits, unpack_model};

@@ -46,7 +46,7 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     async fn key_hashed(&self, hash: &[u8; 32]) -> Result<Option<Key>, RecordsError>;
     /// All keys, or a tenant's.
     async fn keys(&self, tenant: Option<TenantId>) -> Result<Vec<Key>, RecordsError>;
-    /// Revokes; revoking twice keeps the first time.
+    /// Revokes; revoking twice keeps the first time. `Taken` if no other admin key would live on.
     async fn revoke_key(&self, id: KeyId, at: i64) -> Result<(), RecordsError>;
 
     /// Adds a model; a model of the same owner and name is removed from the names (its id stays readable).
@@ -73,7 +73,12 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     async fn deployment(&self, id: DeploymentId) -> Result<Option<Deployment>, RecordsError>;
     async fn deployment_named(&self, project: ProjectId, name: &str) -> Result<Option<Deployment>, RecordsError>;
     /// Deployments of a project, by name, after `after`, at most `limit`.
-    async fn deployments(&self, project: ProjectId, after: Option<&str>, limit: u32) -> Result<Vec<Deployment>, RecordsError>;
+    async fn deployments(
+        &self,
+        project: ProjectId,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Deployment>, RecordsError>;
     async fn deployment_count(&self) -> Result<u64, RecordsError>;
     /// Makes an earlier revision active.
     async fn activate(&self, deployment: DeploymentId, revision: RevisionId, at: i64) -> Result<(), RecordsError>;
@@ -82,10 +87,14 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     /// Newest first.
     async fn revisions(&self, deployment: DeploymentId) -> Result<Vec<Revision>, RecordsError>;
 
-    /// Whether a revision of a deployment of this project, not deleted, uses this component.
-    async fn uses_handler(&self, project: ProjectId, digest: Digest) -> Result<bool, RecordsError>;
-    /// Whether any revision of a deployment that is not deleted uses this component, or any such revision or named
-    /// model this package.
+    /// Notes that a project has uploaded a component. Again: with the newer time.
+    async fn note_upload(&self, project: ProjectId, digest: Digest, at: i64) -> Result<(), RecordsError>;
+    /// Forgets uploads noted before this time, and gives their digests.
+    async fn forget_uploads(&self, before: i64) -> Result<Vec<Digest>, RecordsError>;
+    /// Whether this project has uploaded this component, or a revision of a deployment of it, not deleted, uses it.
+    async fn may_deploy(&self, project: ProjectId, digest: Digest) -> Result<bool, RecordsError>;
+    /// Whether a project has uploaded this component, any revision of a deployment that is not deleted uses it, or any
+    /// such revision or named model this package.
     async fn is_referenced(&self, digest: Digest) -> Result<bool, RecordsError>;
 
     /// The newest version; 0 before the first change. Versions become visible in their order: whoever has seen one

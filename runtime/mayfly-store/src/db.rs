@@ -288,3 +288,6 @@ fn try_commit(connection: &Connection, batch: &mut [Box<dyn Write>]) -> Result<(
     }
     run("COMMIT").map_err(|error| (total, error.into()))
 }
+
+#[cfg(test)]
+mod tests;

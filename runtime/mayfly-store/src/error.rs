@@ -12,7 +12,9 @@ pub enum StoreError {
         pid: Option<u32>,
     },
     /// A newer Mayfly has written it.
-    #[error("the data folder was written by a newer version (format {found}, this version knows {known}); use that version")]
+    #[error(
+        "the data folder was written by a newer version (format {found}, this version knows {known}); use that version"
+    )]
     Newer {
         /// The format in the folder.
         found: i64,

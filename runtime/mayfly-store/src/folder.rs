@@ -19,8 +19,14 @@ impl FolderLock {
     /// Takes the lock, or says who has it.
     pub(crate) fn take(path: &Path) -> Result<Self, StoreError> {
         let io = |source| StoreError::Io { what: "its lock file", source };
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(io)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(io)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -86,7 +92,11 @@ pub(crate) fn settle(from: &Path, to: &Path) -> io::Result<bool> {
         Err(error) => return Err(error),
     };
     if taken {
-        if folder { fs::remove_dir_all(from)? } else { fs::remove_file(from)? }
+        if folder {
+            fs::remove_dir_all(from)?
+        } else {
+            fs::remove_file(from)?
+        }
         return Ok(false);
     }
     sync_folder(parent)?;

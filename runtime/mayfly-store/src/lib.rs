@@ -10,6 +10,7 @@ mod artifacts;
 mod db;
 mod error;
 mod folder;
+mod journal;
 mod migrations;
 mod records;
 mod store;

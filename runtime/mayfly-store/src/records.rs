@@ -8,7 +8,9 @@ mod rows;
 mod tenants;
 
 use async_trait::async_trait;
-use mayfly_registry::{Change, Deployment, Key, Model, Owner, Project, Records, RecordsError, Revision, RevisionSpec, Tenant};
+use mayfly_registry::{
+    Change, Deployment, Key, Model, Owner, Project, Records, RecordsError, Revision, RevisionSpec, Tenant,
+};
 use mayfly_types::{DeploymentId, Digest, KeyId, ModelId, Name, ProjectId, RevisionId, TenantId};
 
 use crate::db::Db;
@@ -141,8 +143,14 @@ impl Records for SqliteRecords {
         read!(self, deployments::revisions(deployment))
     }
 
-    async fn uses_handler(&self, project: ProjectId, digest: Digest) -> Answer<bool> {
-        read!(self, deployments::uses_handler(project, digest))
+    async fn note_upload(&self, project: ProjectId, digest: Digest, at: i64) -> Answer<()> {
+        write!(self, deployments::note_upload(project, digest, at))
+    }
+    async fn forget_uploads(&self, before: i64) -> Answer<Vec<Digest>> {
+        write!(self, deployments::forget_uploads(before))
+    }
+    async fn may_deploy(&self, project: ProjectId, digest: Digest) -> Answer<bool> {
+        read!(self, deployments::may_deploy(project, digest))
     }
     async fn is_referenced(&self, digest: Digest) -> Answer<bool> {
         read!(self, deployments::is_referenced(digest))

@@ -18,14 +18,16 @@ pub struct Config {
     /// Listeners, folders, shutdown.
     pub server: Server,
     /// The HTTP front.
-    pub gateway: mayfly_gateway::Config,
+    pub gateway: mayfly_gateway::GatewayConfig,
     /// The call path.
     pub calls: mayfly_calls::Config,
+    /// Records, caches, uploads.
+    pub registry: mayfly_registry::Config,
     /// WebAssembly.
     pub host: mayfly_host::Config,
     /// ONNX Runtime.
     pub inference: mayfly_inference::Config,
-    /// What model imports may take.
+    /// The first load of a model.
     pub models: Models,
 }
 
@@ -43,14 +45,10 @@ pub struct Server {
     pub worker_threads: u16,
 }
 
-/// What model imports may take.
+/// The first load of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Models {
-    /// Bytes of one package.
-    pub package_bytes_max: u64,
-    /// Files in one package.
-    pub files_max: usize,
     /// Time for the first load, in its child process.
     pub probe_seconds_max: u64,
     /// Memory for the first load.
@@ -92,6 +90,8 @@ impl Config {
     pub fn validate(&self) -> anyhow::Result<()> {
         let mut problems = Vec::new();
         problems.extend(self.inference.validate().err().into_iter().flatten());
+        problems.extend(self.gateway.validate().err().into_iter().flatten());
+        problems.extend(self.registry.validate().err().into_iter().flatten());
         if self.server.listen == self.server.admin_listen && self.server.listen.port() != 0 {
             problems.push("server.listen and server.admin_listen must differ".to_owned());
         }
@@ -136,7 +136,8 @@ mod tests {
         assert_eq!(config.host, mayfly_host::Config::default());
         assert_eq!(config.inference, mayfly_inference::Config::default());
         assert_eq!(config.calls, mayfly_calls::Config::default());
-        assert_eq!(config.gateway, mayfly_gateway::Config::default());
+        assert_eq!(config.registry, mayfly_registry::Config::default());
+        assert_eq!(config.gateway, mayfly_gateway::GatewayConfig::default());
         assert!(config.validate().is_ok());
     }
 

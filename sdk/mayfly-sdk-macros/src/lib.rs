@@ -58,7 +58,9 @@ fn function_name(item: TokenStream) -> Result<String, (Span, &'static str)> {
             "fn" => {
                 let Some(TokenTree::Ident(name)) = tokens.next() else { break };
                 return match tokens.next() {
-                    Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis => Ok(name.to_string()),
+                    Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis => {
+                        Ok(name.to_string())
+                    }
                     _ => Err((name.span(), "a handler has no generic parameters")),
                 };
             }
@@ -71,7 +73,8 @@ fn function_name(item: TokenStream) -> Result<String, (Span, &'static str)> {
 
 /// A compile error at `span`.
 fn error(span: Span, message: &str) -> TokenStream {
-    let call: TokenStream = format!("::core::compile_error!({message:?});").parse().expect("a string literal in a macro call");
+    let call: TokenStream =
+        format!("::core::compile_error!({message:?});").parse().expect("a string literal in a macro call");
     call.into_iter()
         .map(|mut token| {
             token.set_span(span);

@@ -117,13 +117,16 @@ impl Error {
                 Self::new(
                     500,
                     "model_not_granted",
-                    format!("{text} (granted to this deployment: {hint}; grants are the [models] table of mayfly.toml)"),
+                    format!(
+                        "{text} (granted to this deployment: {hint}; grants are the [models] table of mayfly.toml)"
+                    ),
                 )
             }
-            // The host refuses work that a limit or a budget does not allow. It knows which one and answers the caller
-            // with that limit's own status; this is what a handler sees that looks at its errors.
-            ErrorCode::Security => Self::new(429, "model_call_refused", text),
+            ErrorCode::Security => Self::new(500, "model_call_forbidden", text),
             ErrorCode::UnsupportedOperation => Self::new(500, "model_unsupported", text),
+            // The host begins its text so where a little patience helps. Work that a limit or a budget refuses comes as
+            // a runtime error too; the host knows, and gives the caller that limit's own status and retry time.
+            ErrorCode::RuntimeError if text.starts_with("busy") => Self::new(503, "model_busy", text),
             ErrorCode::RuntimeError => Self::new(500, "model_failed", text),
             ErrorCode::Unknown => Self::new(500, "model_error", text),
         }
@@ -197,7 +200,9 @@ mod tests {
         assert_eq!(status(ErrorCode::TooLarge), 413);
         assert_eq!(status(ErrorCode::Timeout), 504);
         assert_eq!(status(ErrorCode::NotFound), 500);
-        assert_eq!(status(ErrorCode::Security), 429);
+        assert_eq!(status(ErrorCode::Security), 500);
+        assert_eq!(status(ErrorCode::RuntimeError), 500);
+        assert_eq!(Error::from_code(None, ErrorCode::RuntimeError, "busy: 2 runs wait".into()).status(), 503);
         assert_eq!(status(ErrorCode::Unknown), 500);
         assert!(!Error::from_code(None, ErrorCode::Unknown, String::new()).message().is_empty());
     }

@@ -86,8 +86,9 @@ impl Model {
     /// Runs the model once. Inputs are given by name; they are used up.
     ///
     /// # Errors
-    /// 400 for inputs the model cannot take, 413 for more than a run may hold, 504 past the deadline, 429 or 402 if a
-    /// limit refuses the work, 500 for the rest.
+    /// 400 for inputs the model cannot take, 413 for more than a run may hold, 504 past the deadline, 503 if the
+    /// host is busy, 500 for the rest. Work that a limit or a budget refuses fails here too; the host then answers the
+    /// caller with that limit's own status.
     pub fn run<N: Into<String>>(&self, inputs: impl IntoIterator<Item = (N, Tensor)>) -> Result<Outputs, Error> {
         let context = self.context()?;
         let outputs = context.compute(named(inputs)).map_err(|error| Error::of_model(&self.alias, &error))?;
@@ -211,7 +212,9 @@ impl ModelInfo {
     pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Error> {
         let Some(text) = self.property(key) else { return Ok(None) };
         let parsed = text.trim().parse();
-        parsed.map(Some).map_err(|_| Error::internal(format!("the model's property `{key}` is `{text}`, not a fitting number")))
+        parsed
+            .map(Some)
+            .map_err(|_| Error::internal(format!("the model's property `{key}` is `{text}`, not a fitting number")))
     }
 
     /// All properties, sorted by key.

@@ -260,7 +260,9 @@ fn decoded(text: &str) -> String {
         match byte {
             b'+' => bytes.push(b' '),
             b'%' => {
-                let digit = |at: usize| after.get(at).and_then(|&d| char::from(d).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+                let digit = |at: usize| {
+                    after.get(at).and_then(|&d| char::from(d).to_digit(16)).and_then(|d| u8::try_from(d).ok())
+                };
                 if let (Some(high), Some(low)) = (digit(0), digit(1)) {
                     bytes.push(high << 4 | low);
                     rest = &after[2..];
@@ -286,7 +288,8 @@ mod tests {
 
     #[test]
     fn query_values_are_decoded() {
-        let check = |query, name, expect: Option<&str>| assert_eq!(query_value(query, name).as_deref(), expect, "{query}");
+        let check =
+            |query, name, expect: Option<&str>| assert_eq!(query_value(query, name).as_deref(), expect, "{query}");
         check("top=3&x=a%20b+c", "x", Some("a b c"));
         check("top=3", "top", Some("3"));
         check("top", "top", Some(""));

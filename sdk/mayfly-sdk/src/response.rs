@@ -39,7 +39,8 @@ impl Response {
     /// # Errors
     /// A 500 if `value` cannot be written as JSON (a map with keys that are not strings, for example).
     pub fn json(value: &(impl Serialize + ?Sized)) -> Result<Self, Error> {
-        let body = serde_json::to_vec(value).map_err(|error| Error::internal(format!("the answer is no JSON: {error}")))?;
+        let body =
+            serde_json::to_vec(value).map_err(|error| Error::internal(format!("the answer is no JSON: {error}")))?;
         Ok(Self::bytes(body).header("content-type", "application/json"))
     }
 

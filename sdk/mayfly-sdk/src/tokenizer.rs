@@ -42,7 +42,12 @@ impl<'model> Tokenizer<'model> {
         self.encode_with(texts, false, max_tokens)
     }
 
-    fn encode_with(&self, texts: &[String], special_tokens: bool, max_tokens: Option<u32>) -> Result<Vec<Encoding>, Error> {
+    fn encode_with(
+        &self,
+        texts: &[String],
+        special_tokens: bool,
+        max_tokens: Option<u32>,
+    ) -> Result<Vec<Encoding>, Error> {
         let encodings = wit::encode(self.alias, texts, wit::EncodeOptions { special_tokens, max_tokens })
             .map_err(|error| Error::of_model(self.alias, &error))?;
         Ok(encodings

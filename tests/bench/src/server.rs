@@ -80,7 +80,7 @@ impl Server {
 
 /// Stores a component; gives its digest.
 pub(crate) fn upload(admin: &mut Wire, wasm: &[u8]) -> anyhow::Result<String> {
-    let answer = admin.call("PUT", "/api/v1/artifacts", wasm)?;
+    let answer = admin.call("PUT", "/api/v1/projects/default/artifacts", wasm)?;
     ensure!(answer.status < 300, "upload: {}", String::from_utf8_lossy(&answer.body));
     let body: Value = serde_json::from_slice(&answer.body)?;
     body["digest"].as_str().map(str::to_owned).context("the digest")

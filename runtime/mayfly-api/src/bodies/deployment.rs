@@ -13,7 +13,7 @@ use crate::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum HandlerSource {
-    /// A component that was uploaded with `PUT /api/v1/artifacts`.
+    /// A component that was uploaded with `PUT /api/v1/projects/{project}/artifacts`.
     Digest(Digest),
     /// One of those in the binary, without `builtin:`.
     Builtin(String),

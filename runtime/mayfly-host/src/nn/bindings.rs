@@ -1,6 +1,5 @@
 //! The generated side of the interfaces in this module: traits to implement and types to answer with.
 
-#[expect(unreachable_pub, reason = "generated code")]
 mod generated {
     wasmtime::component::bindgen!({
         path: "../../wit",

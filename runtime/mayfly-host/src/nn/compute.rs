@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use mayfly_inference::{ElementType, Output, Package, Prepared, Role, RunError, RunLimits, RunStats, Tensor};
+use mayfly_inference::{
+    ElementType, InputError, LoadError, Output, Package, Prepared, Role, RunError, RunLimits, RunStats, Tensor,
+};
 use mayfly_types::{Hold, Line, Meter, ModelId};
 use wasmtime::component::ResourceTableError;
 
@@ -32,12 +34,12 @@ pub(super) type NamedTensors = Vec<(String, HostTensor)>;
 
 /// The inputs of one run, taken apart.
 #[derive(Debug, Default)]
-struct Taken {
+pub(super) struct Taken {
     inputs: Vec<(String, Tensor)>,
     /// Keeps the inputs counted as live until the run has ended.
     shares: Vec<Share>,
     /// What handing these inputs over costs.
-    exposed: Vec<OnRead>,
+    pub(super) exposed: Vec<OnRead>,
 }
 
 /// One run, checked and counted.
@@ -83,7 +85,8 @@ impl NnState {
         }
         // Outputs of all runs are alive together at the end, so each may take its part of what is left.
         let count = runs.len().max(1);
-        let limits = RunLimits { output_bytes_max: self.live.left() / count as u64, all_positions: grant.all_positions };
+        let limits =
+            RunLimits { output_bytes_max: self.live.left() / count as u64, all_positions: grant.all_positions };
         let taken = runs.into_iter().map(|run| take_apart(&grant.package, run)).collect::<Result<Vec<_>, _>>()?;
 
         let to_check = taken.iter().flat_map(|run| &run.inputs).map(|(_, tensor)| bytes_to_check(tensor)).sum::<u64>();
@@ -99,7 +102,7 @@ impl NnState {
         }
     }
 
-    async fn hold(&self, lines: &[Line]) -> Result<Hold, NnError> {
+    pub(super) async fn hold(&self, lines: &[Line]) -> Result<Hold, NnError> {
         self.within_call(Hold::take(Arc::clone(&self.budget), lines)).await?.map_err(|refusal| {
             self.clock.refused(refusal.clone());
             refusal.into()
@@ -138,9 +141,7 @@ impl NnState {
 
     fn run_error(&self, error: RunError) -> NnError {
         match error {
-            RunError::Stopped { .. } | RunError::Load(mayfly_inference::LoadError::Deadline)
-                if self.cancel.is_cancelled() =>
-            {
+            RunError::Stopped { .. } | RunError::Load(LoadError::Deadline) if self.cancel.is_cancelled() => {
                 NnError::closed()
             }
             error => error.into(),
@@ -149,7 +150,7 @@ impl NnState {
 }
 
 /// Splits what the guest gave into values, live shares and what handing them over costs.
-fn take_apart(package: &Package, run: NamedTensors) -> Result<Taken, NnError> {
+pub(super) fn take_apart(package: &Package, run: NamedTensors) -> Result<Taken, NnError> {
     let mut taken = Taken::default();
     for (name, tensor) in run {
         if name.len() > NAME_BYTES_MAX {
@@ -180,9 +181,13 @@ fn check_all(package: &Package, model: ModelId, runs: Vec<Taken>, limits: RunLim
     let count = runs.len();
     let check = |(index, Taken { inputs, shares, exposed }): (usize, Taken)| {
         let prepared = package.prepare(model, inputs, limits).map_err(|error| {
+            let is_large = matches!(error, InputError::TooLarge(_));
             let mut error = NnError::from(error);
             if count > 1 {
                 error.text = format!("run {} of {count}: {}", index + 1, error.text);
+            }
+            if is_large {
+                error.text.push_str("; the limit is this run's part of what is left of tensor_bytes_max");
             }
             error
         })?;

@@ -41,7 +41,10 @@ impl NnError {
 
     /// The response's body has ended, the caller left or the server stops.
     pub(super) fn closed() -> Self {
-        Self::new(ErrorCode::RuntimeError, "the call is over; models can be used only until the response's body has ended")
+        Self::new(
+            ErrorCode::RuntimeError,
+            "the call is over; models can be used only until the response's body has ended",
+        )
     }
 
     pub(super) fn deadline() -> Self {
@@ -178,11 +181,19 @@ mod tests {
 
     #[test]
     fn runs() {
-        check(RunError::QueueFull { limit: 2 }, ErrorCode::RuntimeError, "busy: the model's queue is full (2 runs are waiting)");
+        check(
+            RunError::QueueFull { limit: 2 },
+            ErrorCode::RuntimeError,
+            "busy: the model's queue is full (2 runs are waiting)",
+        );
         check(RunError::Stopped { started: true }, ErrorCode::Timeout, "the run was stopped at its deadline");
         check(RunError::TooLarge("outputs".into()), ErrorCode::TooLarge, "outputs");
         let failed = RunError::Failed("Add node\n(/src/a b.cc:1) C:\\x said no".into());
-        check(failed, ErrorCode::RuntimeError, "the model could not compute these inputs: Add node … b.cc:1) … said no");
+        check(
+            failed,
+            ErrorCode::RuntimeError,
+            "the model could not compute these inputs: Add node … b.cc:1) … said no",
+        );
     }
 
     #[test]

@@ -121,7 +121,10 @@ impl NnView<'_> {
 
 impl NnState {
     fn too_many_handles(&self) -> String {
-        format!("the handler holds more than handles_max = {} resources at once; drop those it no longer needs", self.limits.handles_max)
+        format!(
+            "the handler holds more than handles_max = {} resources at once; drop those it no longer needs",
+            self.limits.handles_max
+        )
     }
 }
 

@@ -121,7 +121,12 @@ impl HostTensor {
     }
 }
 
-fn fill(live: &LiveBytes, dimensions: &[u32], element_type: ElementType, data: &[u8]) -> Result<(Tensor, Share), NnError> {
+fn fill(
+    live: &LiveBytes,
+    dimensions: &[u32],
+    element_type: ElementType,
+    data: &[u8],
+) -> Result<(Tensor, Share), NnError> {
     // Counted before it is allocated; the length check inside `fill_with` comes first as well.
     let share = live.take(element_type.bytes_of(dimensions)?)?;
     let tensor = Tensor::fill_with(element_type, dimensions, data.len(), |bytes| {
@@ -172,9 +177,12 @@ pub(super) fn link_without_copies<T: 'static>(linker: &mut Linker<T>, view: View
             Ok((view(store.data_mut()).push(tensor)?,))
         },
     )?;
-    instance.func_wrap("[method]tensor.data", move |mut store: StoreContextMut<'_, T>, (tensor,): (Resource<HostTensor>,)| {
-        Ok((view(store.data_mut()).tensor_data(&tensor)?,))
-    })?;
+    instance.func_wrap(
+        "[method]tensor.data",
+        move |mut store: StoreContextMut<'_, T>, (tensor,): (Resource<HostTensor>,)| {
+            Ok((view(store.data_mut()).tensor_data(&tensor)?,))
+        },
+    )?;
     linker.allow_shadowing(false);
     Ok(())
 }

@@ -98,7 +98,12 @@ impl NnState {
         self.grant(alias).map(|grant| Arc::clone(&grant.package))
     }
 
-    async fn encode(&self, alias: &str, texts: Vec<String>, options: HostOptions) -> Result<Vec<HostEncoding>, NnError> {
+    async fn encode(
+        &self,
+        alias: &str,
+        texts: Vec<String>,
+        options: HostOptions,
+    ) -> Result<Vec<HostEncoding>, NnError> {
         let package = self.package(alias)?;
         let bytes = check_texts(&texts)?;
         self.cpu_work(bytes, move |stop| each(&texts, stop, |text| Ok(package.encode(text, options)?))).await
@@ -113,7 +118,10 @@ impl NnState {
     async fn decode(&self, alias: &str, ids: Vec<u32>, skip_special_tokens: bool) -> Result<String, NnError> {
         let package = self.package(alias)?;
         if ids.len() > IDS_MAX {
-            return Err(NnError::too_large(format!("{} token ids in one call; at most {IDS_MAX} are taken", ids.len())));
+            return Err(NnError::too_large(format!(
+                "{} token ids in one call; at most {IDS_MAX} are taken",
+                ids.len()
+            )));
         }
         let bytes = ids.len().saturating_mul(size_of::<u32>());
         self.cpu_work(bytes, move |_| Ok(package.decode(&ids, skip_special_tokens)?)).await
@@ -203,7 +211,10 @@ mod tests {
         assert_eq!(check(&["ab", "ü"]).unwrap(), 4);
         assert_eq!(check(&[]).unwrap(), 0);
         let long = "x".repeat(TEXT_BYTES_MAX + 1);
-        assert_eq!(check(&["a", &long]).unwrap_err().text, "text 1 has 1048577 bytes; at most 1048576 are taken in one text");
+        assert_eq!(
+            check(&["a", &long]).unwrap_err().text,
+            "text 1 has 1048577 bytes; at most 1048576 are taken in one text"
+        );
         let full = "x".repeat(TEXT_BYTES_MAX);
         assert!(check(&[full.as_str(); 9]).unwrap_err().text.contains("9437184 bytes"));
         assert_eq!(check(&[""; TEXTS_MAX + 1]).unwrap_err().code, ErrorCode::TooLarge);

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -118,7 +118,9 @@ fn version_of(dylib: &Path) -> Result<String, StartError> {
         return Err(unusable("it is not ONNX Runtime (no OrtGetApiBase)"));
     }
     // SAFETY: ONNX Runtime has exported this function with this signature since its first stable version.
-    let get = unsafe { std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(symbol) };
+    let get = unsafe {
+        std::mem::transmute::<*mut libc::c_void, unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(symbol)
+    };
     // SAFETY: it takes nothing and gives null or a static structure.
     let Some(base) = (unsafe { get().as_ref() }) else {
         return Err(unusable("it gives no programming interface"));
@@ -174,6 +176,8 @@ fn providers() -> ort::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]

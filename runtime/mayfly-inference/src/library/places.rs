@@ -12,7 +12,11 @@ pub const ORT_VERSION: &str = "1.31.1";
 ///
 /// `ort_dylib` or `MAYFLY_ORT_DYLIB`, where set, is the only place: who names a file does not want another one.
 pub fn library_places(config: &Config) -> Vec<PathBuf> {
-    places(config, |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from), env::current_exe().ok())
+    places(
+        config,
+        |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from),
+        env::current_exe().ok(),
+    )
 }
 
 fn places(config: &Config, variable: impl Fn(&str) -> Option<PathBuf>, executable: Option<PathBuf>) -> Vec<PathBuf> {
@@ -49,7 +53,8 @@ mod tests {
     use super::*;
 
     fn check(config: &Config, variables: &[(&str, &str)], expect: &[&str]) {
-        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value));
+        let variable =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value));
         let places = places(config, variable, Some("/opt/mayfly/bin/mayfly".into()));
         let expect: Vec<PathBuf> = expect.iter().map(PathBuf::from).collect();
         assert_eq!(places, expect);

@@ -21,7 +21,8 @@ impl External {
     pub(super) fn of(tensor: &TensorProto, bytes: u64) -> Result<Self, String> {
         let (mut location, mut offset, mut length) = (None, 0, bytes);
         for entry in &tensor.external_data {
-            let number = || entry.value.parse::<u64>().map_err(|_| format!("has external data with a bad `{}`", entry.key));
+            let number =
+                || entry.value.parse::<u64>().map_err(|_| format!("has external data with a bad `{}`", entry.key));
             match entry.key.as_str() {
                 "location" if location.is_some() => return Err("names two locations of its external data".to_owned()),
                 "location" => location = Some(confined(&entry.value)?),
@@ -92,7 +93,19 @@ mod tests {
         for good in ["w.bin", "./w.bin", "model.onnx_data", "data/w 1.bin"] {
             assert!(confined(good).is_ok(), "{good}");
         }
-        for bad in ["", "/etc/passwd", "../w", "a/../../w", "*/_ORT_MEM_ADDR_/*", "a\\b", "c:w", "a\0b", "a/", ".", &"x".repeat(300)] {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "../w",
+            "a/../../w",
+            "*/_ORT_MEM_ADDR_/*",
+            "a\\b",
+            "c:w",
+            "a\0b",
+            "a/",
+            ".",
+            &"x".repeat(300),
+        ] {
             assert!(confined(bad).is_err(), "{bad}");
         }
     }

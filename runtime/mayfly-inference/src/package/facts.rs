@@ -60,13 +60,16 @@ pub(super) fn gather(
     facts.vocab_size = toml.vocab_size.or(facts.vocab_size);
     facts.max_tokens = toml.max_tokens.or(facts.max_tokens);
     facts.pad_id = toml.pad_id.or(facts.pad_id);
-    if let (Some(pad), Some(vocab)) = (facts.pad_id, facts.vocab_size) {
-        if pad >= vocab {
-            return Err(ImportError::Refused(format!("the padding token {pad} is outside the vocabulary of {vocab}")));
-        }
+    if let (Some(pad), Some(vocab)) = (facts.pad_id, facts.vocab_size)
+        && pad >= vocab
+    {
+        return Err(ImportError::Refused(format!("the padding token {pad} is outside the vocabulary of {vocab}")));
     }
     if let Some(length) = facts.max_tokens {
         facts.properties.insert("max_tokens".to_owned(), length.to_string());
+    }
+    if let Some(pad) = facts.pad_id {
+        facts.properties.insert("pad_id".to_owned(), pad.to_string());
     }
     match &toml.labels {
         None => {}
@@ -78,8 +81,9 @@ pub(super) fn gather(
                     ImportError::Refused(format!("model.toml: `{}` has no key `{key}` for labels", place.file))
                 })?;
             }
-            let list: Vec<String> = serde_json::from_value(value)
-                .map_err(|_| ImportError::Refused(format!("model.toml: the labels in `{}` are not a list of strings", place.file)))?;
+            let list: Vec<String> = serde_json::from_value(value).map_err(|_| {
+                ImportError::Refused(format!("model.toml: the labels in `{}` are not a list of strings", place.file))
+            })?;
             facts.properties.insert("labels".to_owned(), text_of(&list)?);
         }
     }
@@ -108,7 +112,8 @@ fn limit(max_tokens: &mut Option<u32>, length: u64) {
 
 fn from_config(config: &Value, facts: &mut Facts) {
     // Models with several parts keep the language model's numbers one level down.
-    let get = |key: &str| config.get(key).or_else(|| config.get("text_config")?.get(key)).filter(|value| !value.is_null());
+    let get =
+        |key: &str| config.get(key).or_else(|| config.get("text_config")?.get(key)).filter(|value| !value.is_null());
     facts.vocab_size = small(get("vocab_size")).filter(|size| *size > 0);
     facts.pad_id = small(get("pad_token_id"));
     facts.token_types = small(get("type_vocab_size")).filter(|size| *size > 0);
@@ -143,7 +148,8 @@ fn from_modules(
     let of_kind = |kind: &str| {
         list.iter().find(|module| module.get("type").and_then(Value::as_str).is_some_and(|name| name.ends_with(kind)))
     };
-    let folder = of_kind(".Pooling").and_then(|module| module.get("path")).and_then(Value::as_str).unwrap_or("1_Pooling");
+    let folder =
+        of_kind(".Pooling").and_then(|module| module.get("path")).and_then(Value::as_str).unwrap_or("1_Pooling");
     let pooling = json(&format!("{folder}/config.json"))?;
     if let Some(pooling) = &pooling {
         let on = |key: &str| pooling.get(key).and_then(Value::as_bool) == Some(true);
@@ -215,12 +221,19 @@ mod tests {
 
     #[test]
     fn numbers_of_a_config() {
-        let bert = config(&json!({"vocab_size": 30522, "max_position_embeddings": 512, "pad_token_id": 0, "type_vocab_size": 2, "hidden_size": 384}));
-        assert_eq!((bert.vocab_size, bert.max_tokens, bert.pad_id, bert.token_types), (Some(30522), Some(512), Some(0), Some(2)));
+        let bert = config(
+            &json!({"vocab_size": 30522, "max_position_embeddings": 512, "pad_token_id": 0, "type_vocab_size": 2, "hidden_size": 384}),
+        );
+        assert_eq!(
+            (bert.vocab_size, bert.max_tokens, bert.pad_id, bert.token_types),
+            (Some(30522), Some(512), Some(0), Some(2))
+        );
         assert_eq!(bert.properties["dimensions"], "384");
         let roberta = config(&json!({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}));
         assert_eq!(roberta.max_tokens, Some(512));
-        let nonsense = config(&json!({"vocab_size": -4, "max_position_embeddings": 1e30, "pad_token_id": "x", "id2label": {"1": "b"}}));
+        let nonsense = config(
+            &json!({"vocab_size": -4, "max_position_embeddings": 1e30, "pad_token_id": "x", "id2label": {"1": "b"}}),
+        );
         assert_eq!(nonsense, Facts::default());
     }
 

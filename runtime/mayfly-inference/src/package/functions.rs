@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn calls_multiply() {
-        let functions: Vec<_> = (0..30).map(|i| if i == 29 { body(1, &[]) } else { body(0, &[i + 1, i + 1]) }).collect();
+        let functions: Vec<_> =
+            (0..30).map(|i| if i == 29 { body(1, &[]) } else { body(0, &[i + 1, i + 1]) }).collect();
         let size = expanded(&body(0, &[0]), &functions).unwrap();
         assert_eq!(size, Size { nodes: 1 << 29, depth: 30 });
     }

@@ -101,7 +101,10 @@ impl Walk<'_> {
                 && matches!(node.op_type.as_str(), "If" | "Loop" | "Scan" | "SequenceMap");
             for attribute in &node.attribute {
                 if !holds_graphs && (attribute.g.is_some() || !attribute.graphs.is_empty()) {
-                    return Err(format!("the operator `{}` has a graph inside, which only If, Loop and Scan may", shown(&node.op_type)));
+                    return Err(format!(
+                        "the operator `{}` has a graph inside, which only If, Loop and Scan may",
+                        shown(&node.op_type)
+                    ));
                 }
                 self.attribute(attribute, depth, body)?;
             }
@@ -172,7 +175,10 @@ fn tensors_of<'a>(
     for value in values {
         let name = value.name.as_str();
         if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
-            return Err(format!("an {what} is named `{}`; names have 1 to 256 bytes and no control characters", shown(name)));
+            return Err(format!(
+                "an {what} is named `{}`; names have 1 to 256 bytes and no control characters",
+                shown(name)
+            ));
         }
         if !seen.insert(name) {
             return Err(format!("two {what}s are named `{}`", shown(name)));
@@ -181,7 +187,10 @@ fn tensors_of<'a>(
             return Err(format!("the model has more than {TENSORS_MAX} {what}s"));
         }
         let Some(tensor) = value.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()) else {
-            return Err(format!("the {what} `{}` is not a plain tensor (sequences, maps and optionals cannot be passed)", shown(name)));
+            return Err(format!(
+                "the {what} `{}` is not a plain tensor (sequences, maps and optionals cannot be passed)",
+                shown(name)
+            ));
         };
         let element_type = element_type(tensor.elem_type).ok_or_else(|| {
             format!(
@@ -194,7 +203,11 @@ fn tensors_of<'a>(
         match &tensor.shape {
             None => without_shape(name)?,
             Some(shape) if shape.dim.len() > 16 => {
-                return Err(format!("the {what} `{}` has {} dimensions; at most 16 are supported", shown(name), shape.dim.len()));
+                return Err(format!(
+                    "the {what} `{}` has {} dimensions; at most 16 are supported",
+                    shown(name),
+                    shape.dim.len()
+                ));
             }
             Some(shape) => {
                 for dim in &shape.dim {
@@ -202,11 +215,12 @@ fn tensors_of<'a>(
                         // Old exporters write -1 for what the caller chooses.
                         (Some(-1), _) => DimensionInfo::Any,
                         (Some(size), _) => DimensionInfo::Fixed(
-                            u32::try_from(size).ok().filter(|size| *size > 0).ok_or_else(|| {
-                                format!("the {what} `{}` has a dimension of {size}", shown(name))
-                            })?,
+                            u32::try_from(size)
+                                .ok()
+                                .filter(|size| *size > 0)
+                                .ok_or_else(|| format!("the {what} `{}` has a dimension of {size}", shown(name)))?,
                         ),
-                        (None, Some(symbol)) if !symbol.is_empty() => DimensionInfo::Named(shown(symbol)),
+                        (None, Some(symbol)) if (1..=80).contains(&symbol.len()) => DimensionInfo::Named(shown(symbol)),
                         _ => DimensionInfo::Any,
                     });
                 }

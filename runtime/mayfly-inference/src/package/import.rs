@@ -100,7 +100,9 @@ pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result
     let facts = gather(&staged, &toml, |file| label_file(&source, file))?;
     let embeddings =
         roles::resolve(&mut checked.inputs, &mut checked.outputs, &toml.roles).map_err(ImportError::Refused)?;
-    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or_else(|| ImportError::Refused("a file's name is not UTF-8".to_owned()));
+    let text = |path: &Path| {
+        path.to_str().map(str::to_owned).ok_or_else(|| ImportError::Refused("a file's name is not UTF-8".to_owned()))
+    };
     let description = Description {
         format: FORMAT,
         graph: text(&graph)?,
@@ -125,7 +127,9 @@ pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result
 fn check_graph(staged: &Staged, graph: &Path, policy: &ImportPolicy) -> Result<Checked, ImportError> {
     let bytes = map(&staged.open(graph)?)?;
     if bytes.get(4..8) == Some(b"ORTM") {
-        return Err(ImportError::Refused("the file is of the `.ort` format, which cannot be checked; import the original `.onnx`".to_owned()));
+        return Err(ImportError::Refused(
+            "the file is of the `.ort` format, which cannot be checked; import the original `.onnx`".to_owned(),
+        ));
     }
     scan::scan(&bytes).map_err(ImportError::Refused)?;
     let model = ModelProto::decode(bytes).map_err(|_| ImportError::Refused(scan::CORRUPT.to_owned()))?;

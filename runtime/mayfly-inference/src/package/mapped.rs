@@ -44,9 +44,8 @@ pub(super) fn map(file: &File) -> io::Result<Bytes> {
     }
     // SAFETY: a fresh private read-only mapping chosen by the kernel aliases nothing; the result is checked.
     #[expect(unsafe_code, reason = "mapping a file has no safe form")]
-    let address = unsafe {
-        libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0)
-    };
+    let address =
+        unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
     if address == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }

@@ -24,7 +24,7 @@ mod store;
 mod tensors;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use describe::Description;
 pub use import::{ImportPolicy, Imported, import};

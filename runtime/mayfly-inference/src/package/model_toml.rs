@@ -70,11 +70,15 @@ impl ModelToml {
             let named = (1..=64).contains(&key.len())
                 && key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b));
             if !named {
-                return Err(format!("model.toml: `{}` is not a property's name (1 to 64 of a-z, 0-9, `_`, `.`, `-`)", shown(key)));
+                return Err(format!(
+                    "model.toml: `{}` is not a property's name (1 to 64 of a-z, 0-9, `_`, `.`, `-`)",
+                    shown(key)
+                ));
             }
             let text = match value {
                 toml::Value::String(text) => text.clone(),
-                other => serde_json::to_string(other).map_err(|_| format!("model.toml: property `{key}` has no JSON form"))?,
+                other => serde_json::to_string(other)
+                    .map_err(|_| format!("model.toml: property `{key}` has no JSON form"))?,
             };
             if text.len() > VALUE_BYTES_MAX {
                 return Err(format!("model.toml: property `{key}` is longer than {VALUE_BYTES_MAX} bytes"));
@@ -117,7 +121,15 @@ mod tests {
 
     #[test]
     fn wrong_files_are_refused() {
-        for bad in ["vocab = 1", "vocab_size = -1", "max_tokens = 0", "[roles]\na = \"idz\"", "labels = 3", "labels = { fil = \"x\" }", "="] {
+        for bad in [
+            "vocab = 1",
+            "vocab_size = -1",
+            "max_tokens = 0",
+            "[roles]\na = \"idz\"",
+            "labels = 3",
+            "labels = { fil = \"x\" }",
+            "=",
+        ] {
             assert!(ModelToml::parse(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(ModelToml::parse(b"[properties]\n\"A b\" = 1").unwrap().properties().is_err());

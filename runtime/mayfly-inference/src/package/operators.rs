@@ -82,10 +82,20 @@ mod tests {
 
     #[test]
     fn what_is_accepted_and_what_is_not() {
-        for (domain, name) in [("", "MatMul"), ("ai.onnx", "If"), ("ai.onnx.ml", "TreeEnsemble"), ("com.microsoft", "MatMulNBits")] {
+        for (domain, name) in
+            [("", "MatMul"), ("ai.onnx", "If"), ("ai.onnx.ml", "TreeEnsemble"), ("com.microsoft", "MatMulNBits")]
+        {
             assert_eq!(allowed(domain, name), Ok(()), "{domain} {name}");
         }
-        for (domain, name) in [("", ""), ("", "matmul"), ("", "Abs Acos"), ("ai.onnx.ml", "ZipMap"), ("com.microsoft", "EPContext"), ("com.microsoft", "BeamSearch"), ("evil", "Relu")] {
+        for (domain, name) in [
+            ("", ""),
+            ("", "matmul"),
+            ("", "Abs Acos"),
+            ("ai.onnx.ml", "ZipMap"),
+            ("com.microsoft", "EPContext"),
+            ("com.microsoft", "BeamSearch"),
+            ("evil", "Relu"),
+        ] {
             let error = allowed(domain, name).expect_err("not on a list");
             assert!(error.contains(name), "{error}");
         }

@@ -25,7 +25,9 @@ const POLL: Duration = Duration::from_millis(10);
 /// Limits this process, then calls [`probe`]. Returns the exit code.
 pub fn probe_in_child(args: &[String]) -> i32 {
     let outcome = match args {
-        [folder, bytes_flag, bytes, seconds_flag, seconds] if bytes_flag == "--bytes-max" && seconds_flag == "--seconds-max" => {
+        [folder, bytes_flag, bytes, seconds_flag, seconds]
+            if bytes_flag == "--bytes-max" && seconds_flag == "--seconds-max" =>
+        {
             match (bytes.parse(), seconds.parse()) {
                 (Ok(bytes), Ok(seconds)) => {
                     limit(bytes, seconds).and_then(|()| probe(Path::new(folder), &Config::default()))
@@ -94,7 +96,8 @@ pub(super) fn first_load(
 ) -> Result<(), ImportError> {
     let folder = folder.canonicalize()?;
     // CPU time adds up over threads, so it only backs the wall clock below.
-    let seconds = policy.probe_timeout.as_secs().saturating_add(1).saturating_mul(thread::available_parallelism()?.get() as u64);
+    let seconds =
+        policy.probe_timeout.as_secs().saturating_add(1).saturating_mul(thread::available_parallelism()?.get() as u64);
     let mut command = Command::new(child);
     command
         .arg("__probe-model")
@@ -139,12 +142,19 @@ fn agree(what: &str, ours: &[TensorInfo], theirs: &[Outlet], some_may_be_optiona
     for tensor in ours {
         let seen = theirs.iter().find(|outlet| outlet.name == tensor.name);
         if seen.is_none_or(|outlet| outlet.element_type != Some(tensor.element_type)) {
-            return Err(ImportError::Refused(format!("ONNX Runtime does not see the {what} `{}` as the file describes it", tensor.name)));
+            return Err(ImportError::Refused(format!(
+                "ONNX Runtime does not see the {what} `{}` as the file describes it",
+                tensor.name
+            )));
         }
     }
     // Inputs with a default value stay out of our list; the library may name them.
     if !some_may_be_optional && theirs.len() != ours.len() {
-        return Err(ImportError::Refused(format!("ONNX Runtime sees {} {what}s and the file describes {}", theirs.len(), ours.len())));
+        return Err(ImportError::Refused(format!(
+            "ONNX Runtime sees {} {what}s and the file describes {}",
+            theirs.len(),
+            ours.len()
+        )));
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub(super) fn resolve(
     for input in inputs.iter_mut() {
         input.role = usual_input(input);
     }
-    let has_present = outputs.iter().any(|output| is_present(output));
+    let has_present = outputs.iter().any(is_present);
     for output in outputs.iter_mut() {
         output.role = match output.name.as_str() {
             "logits" if is_float(output) => Role::Logits,
@@ -40,7 +40,8 @@ pub(super) fn resolve(
         let Some((tensor, is_input)) = tensor else {
             return Err(format!("model.toml: the model has no tensor `{}`", shown(name)));
         };
-        fits(tensor, *role, is_input).map_err(|why| format!("model.toml: `{}` cannot have that role: {why}", shown(name)))?;
+        fits(tensor, *role, is_input)
+            .map_err(|why| format!("model.toml: `{}` cannot have that role: {why}", shown(name)))?;
         tensor.role = *role;
     }
     for role in [Role::Ids, Role::Mask, Role::TokenTypes, Role::Positions] {
@@ -110,8 +111,19 @@ fn fits(tensor: &TensorInfo, role: Role, is_input: bool) -> Result<(), &'static 
 fn pair_states(inputs: &mut [TensorInfo], outputs: &mut [TensorInfo]) {
     for input in inputs.iter_mut().filter(|input| input.role == Role::Data) {
         let name = &input.name;
-        let mut follows = vec![format!("{name}N"), format!("{name}n"), format!("{name}_n"), format!("{name}_out"), format!("{name}_new")];
-        follows.extend([format!("new_{name}"), format!("next_{name}"), format!("out_{name}"), format!("output_{name}")]);
+        let mut follows = vec![
+            format!("{name}N"),
+            format!("{name}n"),
+            format!("{name}_n"),
+            format!("{name}_out"),
+            format!("{name}_new"),
+        ];
+        follows.extend([
+            format!("new_{name}"),
+            format!("next_{name}"),
+            format!("out_{name}"),
+            format!("output_{name}"),
+        ]);
         if let Some(stem) = name.strip_suffix("_in") {
             follows.push(format!("{stem}_out"));
         }

@@ -90,11 +90,14 @@ impl Source {
             // `package.json` is the name of our own description.
             !name.starts_with('.')
                 && *name != "package.json"
-                && (matches!(extension, Some("json" | "txt" | "jinja" | "model" | "toml")) || name.starts_with("LICENSE"))
+                && (matches!(extension, Some("json" | "txt" | "jinja" | "model" | "toml"))
+                    || name.starts_with("LICENSE"))
         };
         let mut files: Vec<_> = self.names.iter().filter(kept).map(PathBuf::from).collect();
         // The modules of a sentence-transformers model: `1_Pooling`, `2_Dense`, `2_Normalize`.
-        let module = |name: &&String| name.split_once('_').is_some_and(|(number, _)| number.len() < 3 && number.parse::<u8>().is_ok());
+        let module = |name: &&String| {
+            name.split_once('_').is_some_and(|(number, _)| number.len() < 3 && number.parse::<u8>().is_ok())
+        };
         files.extend(self.names.iter().filter(module).map(|name| Path::new(name).join("config.json")));
         if let Some(beside) = self.graph.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             files.push(beside.join("config.json"));
@@ -104,7 +107,11 @@ impl Source {
 
     /// Where a `model.toml` may be, best first.
     pub(super) fn overrides(&self) -> Vec<PathBuf> {
-        if self.is_folder { vec!["model.toml".into()] } else { vec![self.graph.with_extension("toml"), "model.toml".into()] }
+        if self.is_folder {
+            vec!["model.toml".into()]
+        } else {
+            vec![self.graph.with_extension("toml"), "model.toml".into()]
+        }
     }
 }
 

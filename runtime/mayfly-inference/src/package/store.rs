@@ -54,7 +54,8 @@ impl Staged {
 
     /// Copies `from` to `path` inside the package, at most `limit` bytes, digesting on the way.
     pub(super) fn add(&mut self, path: &Path, mut from: File, limit: u64) -> Result<(), ImportError> {
-        let name = path.to_str().ok_or_else(|| ImportError::Refused("a file's name is not UTF-8".to_owned()))?.to_owned();
+        let name =
+            path.to_str().ok_or_else(|| ImportError::Refused("a file's name is not UTF-8".to_owned()))?.to_owned();
         if name == DESCRIPTION {
             return Err(ImportError::Refused(format!("`{DESCRIPTION}` is reserved for the host's own description")));
         }
@@ -122,8 +123,11 @@ impl Staged {
     /// Makes the folder the package `digest` of `dest`. What is there already is the same and stays.
     pub(super) fn commit(self, dest: &Path, digest: Digest) -> Result<(), ImportError> {
         let place = dest.join(digest.hex());
-        let mut folders: Vec<PathBuf> =
-            self.files.keys().filter_map(|file| Path::new(file).parent().map(|folder| self.path().join(folder))).collect();
+        let mut folders: Vec<PathBuf> = self
+            .files
+            .keys()
+            .filter_map(|file| Path::new(file).parent().map(|folder| self.path().join(folder)))
+            .collect();
         folders.push(self.path().to_owned());
         folders.sort_unstable();
         folders.dedup();

@@ -38,7 +38,8 @@ pub(super) fn check(tensor: &TensorProto) -> Result<Constant, String> {
         let bytes = tensor.string_data.iter().map(|text| text.len() as u64).sum();
         return Ok(Constant { bytes, external: None });
     }
-    let bits = bits(tensor.data_type).ok_or_else(|| fault(&format!("has the unknown element type {}", tensor.data_type)))?;
+    let bits =
+        bits(tensor.data_type).ok_or_else(|| fault(&format!("has the unknown element type {}", tensor.data_type)))?;
     let bytes = count
         .checked_mul(bits)
         .map(|bits| bits.div_ceil(8))
@@ -109,7 +110,8 @@ fn elements(dims: &[i64]) -> Result<u64, String> {
     let mut product = 1_u64;
     for &dim in dims {
         let size = u64::try_from(dim).map_err(|_| format!("has the negative dimension {dim}"))?;
-        product = product.checked_mul(size.max(1)).filter(|p| *p <= BYTES_MAX).ok_or("has dimensions that are too large")?;
+        product =
+            product.checked_mul(size.max(1)).filter(|p| *p <= BYTES_MAX).ok_or("has dimensions that are too large")?;
     }
     Ok(if dims.contains(&0) { 0 } else { product })
 }
@@ -187,7 +189,14 @@ mod tests {
         assert_eq!(check(&raw(1, &[2, 3], 24)).unwrap().bytes, 24);
         assert_eq!(check(&raw(22, &[3], 2)).unwrap().bytes, 2);
         assert_eq!(check(&raw(1, &[], 4)).unwrap().bytes, 4);
-        for (dims, bytes) in [(&[2, 3][..], 23), (&[2, 3], 0), (&[-1], 4), (&[i64::MAX, i64::MAX], 4), (&[1 << 40, 1 << 40, 0], 0), (&[1; 17], 4)] {
+        for (dims, bytes) in [
+            (&[2, 3][..], 23),
+            (&[2, 3], 0),
+            (&[-1], 4),
+            (&[i64::MAX, i64::MAX], 4),
+            (&[1 << 40, 1 << 40, 0], 0),
+            (&[1; 17], 4),
+        ] {
             assert!(check(&raw(1, dims, bytes)).unwrap_err().contains("`w`"), "{dims:?}");
         }
         assert!(check(&raw(99, &[1], 4)).unwrap_err().contains("element type"));

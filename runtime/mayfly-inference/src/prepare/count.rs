@@ -48,7 +48,9 @@ impl Run {
         }
         Ok(match fixed_rows(slots) {
             Some(rows) => Self::Rows { rows },
-            None => Self::Elements { elements: slots.iter().map(|(_, tensor)| elements(tensor)).fold(0, u64::saturating_add) },
+            None => Self::Elements {
+                elements: slots.iter().map(|(_, tensor)| elements(tensor)).fold(0, u64::saturating_add),
+            },
         })
     }
 
@@ -64,7 +66,9 @@ impl Run {
             && total > u64::from(most)
         {
             let behind = if past > 0 { format!(" behind {past} earlier ones") } else { String::new() };
-            return Err(InputError::TooLarge(format!("{positions} positions{behind} are more than the model's {most}")));
+            return Err(InputError::TooLarge(format!(
+                "{positions} positions{behind} are more than the model's {most}"
+            )));
         }
         for (info, tensor) in slots {
             let fits = match (info.role, tensor.dimensions()) {
@@ -86,7 +90,11 @@ impl Run {
     }
 
     /// What is owed once the run has started.
-    pub(super) fn charge(&self, description: &Description, slots: &[Slot<'_>]) -> Result<Option<(Meter, u64)>, InputError> {
+    pub(super) fn charge(
+        &self,
+        description: &Description,
+        slots: &[Slot<'_>],
+    ) -> Result<Option<(Meter, u64)>, InputError> {
         let charge = match *self {
             Self::Encoder { rows, positions } => (Meter::InputTokens, encoder(description, slots, rows, positions)?),
             Self::Decoder { rows, positions, past } => {

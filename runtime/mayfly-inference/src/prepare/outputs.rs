@@ -23,7 +23,8 @@ pub(super) fn plan(
 ) -> Result<Vec<OutputPlan>, InputError> {
     let description = package.description();
     let is_unshaped = |info: &TensorInfo| description.unshaped.contains(&info.name);
-    let bytes = description.info.outputs.iter().map(|info| predicted_bytes(info, is_unshaped(info), slots, symbols, run));
+    let bytes =
+        description.info.outputs.iter().map(|info| predicted_bytes(info, is_unshaped(info), slots, symbols, run));
     let bytes = bytes.fold(0, u64::saturating_add);
     if bytes > limits.output_bytes_max {
         return Err(InputError::TooLarge(format!(
@@ -81,10 +82,11 @@ fn predicted_bytes(info: &TensorInfo, unshaped: bool, slots: &[Slot<'_>], symbol
         }
         Run::Rows { .. } | Run::Elements { .. } => {
             let sizes = |from: usize| {
-                let open = slots.iter().flat_map(move |(info, tensor)| {
-                    info.dimensions.iter().zip(tensor.dimensions()).skip(from)
-                });
-                open.filter(|(dimension, _)| !matches!(dimension, DimensionInfo::Fixed(_))).map(|(_, size)| u64::from(*size))
+                let open = slots
+                    .iter()
+                    .flat_map(move |(info, tensor)| info.dimensions.iter().zip(tensor.dimensions()).skip(from));
+                open.filter(|(dimension, _)| !matches!(dimension, DimensionInfo::Fixed(_)))
+                    .map(|(_, size)| u64::from(*size))
             };
             let longest = sizes(1).max().unwrap_or(1);
             (sizes(0).max().unwrap_or(1), longest, longest)

@@ -41,6 +41,9 @@ pub(crate) struct Executor {
 /// A run that was taken: where its answer will come.
 pub(crate) type Submitted = oneshot::Receiver<Result<Done, RunError>>;
 
+/// A run that was not taken, as it was given, and why.
+pub(crate) type Returned = (Request, Box<dyn FnOnce() + Send>, Refused);
+
 /// Starts the thread that loads `model`, tells `ready`, and then works until its queue is closed; at last it calls `gone`.
 pub(crate) fn start(
     model: Model,
@@ -102,7 +105,7 @@ impl Executor {
         request: Request,
         ticket: &Arc<Ticket>,
         started: Box<dyn FnOnce() + Send>,
-    ) -> Result<Submitted, (Request, Box<dyn FnOnce() + Send>, Refused)> {
+    ) -> Result<Submitted, Returned> {
         let (reply, answer) = oneshot::channel();
         let job = Job { request, ticket: Arc::clone(ticket), started, reply, queued: Instant::now() };
         match self.queue.push(job) {

@@ -10,7 +10,7 @@ use ort::value::{Outlet, ValueType};
 use serde_json::json;
 
 use crate::library::Library;
-use crate::{Config, Device, ElementType, LoadError};
+use crate::{Config, Device, DimensionInfo, ElementType, LoadError, Package};
 
 /// The model to load.
 #[derive(Debug, Clone)]
@@ -21,6 +21,15 @@ pub(crate) struct Model {
     pub(crate) device: Device,
     /// Whether every input has one shape only.
     pub(crate) fixed_shapes: bool,
+}
+
+impl Package {
+    /// This package as a session to be made on `device`.
+    pub(crate) fn model(&self, device: Device) -> Model {
+        let fixed = |dimension: &DimensionInfo| matches!(dimension, DimensionInfo::Fixed(_));
+        let fixed_shapes = self.info().inputs.iter().all(|input| input.dimensions.iter().all(fixed));
+        Model { digest: self.digest(), file: self.graph_path(), device, fixed_shapes }
+    }
 }
 
 /// How sessions are made here.

@@ -1,7 +1,7 @@
 //! The bounded queue of one executor, and the right to work on its session.
 //!
-//! That right is one flag under the queue's lock: whoever sets it, the executor's thread or a caller that finds the
-//! session free, works alone until it clears it. So runs on one session never overlap.
+//! That right is one flag under the queue's lock: who takes a job sets it and works alone until it is cleared. So runs
+//! on one session never overlap, and "idle" has one meaning.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -77,14 +77,6 @@ impl Queue {
         self.wake.notify_one();
         drop(dead);
         Ok(())
-    }
-
-    /// Takes the right to work if the session is free and nobody waits for it. Give it back with [`Self::done`].
-    pub(super) fn try_enter(&self) -> bool {
-        let mut state = self.lock();
-        let free = !state.closed && !state.working && state.jobs.is_empty();
-        state.working |= free;
-        free
     }
 
     /// Waits for a job and takes the right to work with it; none once the queue is closed and nobody works.

@@ -72,9 +72,9 @@ pub(super) fn run(session: &mut Session, request: &Request, options: &RunOptions
         }
         let Some(plan) = request.outputs.iter().find(|plan| plan.name == name) else { continue };
         let tensor = match &plan.keep {
-            Some(keep) => tensor
-                .last_position(keep)
-                .map_err(|error| RunError::Failed(format!("output `{name}` cannot be cut to its last position: {error}")))?,
+            Some(keep) => tensor.last_position(keep).map_err(|error| {
+                RunError::Failed(format!("output `{name}` cannot be cut to its last position: {error}"))
+            })?,
             None => tensor,
         };
         let tensor = match plan.opaque {

@@ -112,7 +112,9 @@ impl RuntimeData {
     /// `len` is the size of `value`'s data in bytes; it must be in host memory. `inputs` are those of the run.
     pub(super) fn new<'a>(value: DynTensor, len: usize, inputs: impl IntoIterator<Item = &'a Arc<Data>>) -> Self {
         let at = value.data_ptr().addr();
-        let shares = inputs.into_iter().find(|input| input.as_slice().as_ptr_range().start.addr() <= at && at < input.as_slice().as_ptr_range().end.addr());
+        let shares = inputs.into_iter().find(|input| {
+            input.as_slice().as_ptr_range().start.addr() <= at && at < input.as_slice().as_ptr_range().end.addr()
+        });
         Self { value, len, _shares: shares.cloned() }
     }
 

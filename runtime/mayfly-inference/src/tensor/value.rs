@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::SessionInputValue;
-use ort::value::{DynTensor, DynTensorValueType, DynValue, PrimitiveTensorElementType, Shape, TensorElementType, TensorRefMut};
+use ort::value::{
+    DynTensor, DynTensorValueType, DynValue, PrimitiveTensorElementType, Shape, TensorElementType, TensorRefMut,
+};
 
 use super::data::{Data, RuntimeData};
 use super::{ElementType, Tensor};
@@ -77,8 +79,12 @@ impl Tensor {
         if !value.memory_info().is_cpu_accessible() {
             return Err(OutputError::NotTensor);
         }
-        let dimensions: Arc<[u32]> =
-            value.shape().iter().map(|&size| u32::try_from(size)).collect::<Result<_, _>>().map_err(|_| OutputError::Size)?;
+        let dimensions: Arc<[u32]> = value
+            .shape()
+            .iter()
+            .map(|&size| u32::try_from(size))
+            .collect::<Result<_, _>>()
+            .map_err(|_| OutputError::Size)?;
         let len = element_type.bytes_of(&dimensions).ok().and_then(|len| usize::try_from(len).ok());
         let len = len.ok_or(OutputError::Size)?;
         let data = RuntimeData::new(value, len, inputs.iter().map(|(_, input)| &input.data));

@@ -87,3 +87,13 @@ CREATE TABLE revision_model (
     revision BLOB NOT NULL REFERENCES revision (id),
     PRIMARY KEY (model, revision)
 ) STRICT, WITHOUT ROWID;
+
+-- Components a project has uploaded: it may deploy them by digest, before any revision uses them.
+CREATE TABLE upload (
+    project BLOB NOT NULL REFERENCES project (id),
+    digest  BLOB NOT NULL,
+    at      INTEGER NOT NULL,
+    PRIMARY KEY (project, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX upload_digest ON upload (digest);
+CREATE INDEX upload_at ON upload (at);

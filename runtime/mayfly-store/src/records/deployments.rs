@@ -131,7 +131,8 @@ pub(super) fn page(
 
 pub(super) fn count(connection: &Connection) -> Result<u64, DbError> {
     let sql = "SELECT count(*) FROM deployment WHERE deleted_at IS NULL";
-    Ok(one(connection, sql, [], |row| Ok(row.get(0)?))?.unwrap_or(0))
+    let count: i64 = one(connection, sql, [], |row| Ok(row.get(0)?))?.unwrap_or(0);
+    u64::try_from(count).map_err(|error| DbError::damaged("count", error))
 }
 
 pub(super) fn activate(
@@ -167,15 +168,28 @@ pub(super) fn revisions(connection: &Connection, deployment: DeploymentId) -> Re
     many(connection, sql, [deployment.to_bytes()], to_revision)
 }
 
-pub(super) fn uses_handler(connection: &Connection, project: ProjectId, digest: Digest) -> Result<bool, DbError> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM revision JOIN deployment ON deployment.id = revision.deployment
-               WHERE revision.handler = ?1 AND deployment.project = ?2 AND deployment.deleted_at IS NULL)";
+pub(super) fn note_upload(connection: &Connection, project: ProjectId, digest: Digest, at: i64) -> Result<(), DbError> {
+    let sql = "INSERT INTO upload (project, digest, at) VALUES (?1, ?2, ?3)
+               ON CONFLICT (project, digest) DO UPDATE SET at = ?3";
+    execute(connection, sql, params![project.to_bytes(), digest.as_bytes(), at]).map(drop)
+}
+
+pub(super) fn forget_uploads(connection: &Connection, before: i64) -> Result<Vec<Digest>, DbError> {
+    let sql = "DELETE FROM upload WHERE at < ?1 RETURNING digest";
+    many(connection, sql, [before], |row| Ok(Digest::from_bytes(row.get("digest")?)))
+}
+
+pub(super) fn may_deploy(connection: &Connection, project: ProjectId, digest: Digest) -> Result<bool, DbError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM upload WHERE digest = ?1 AND project = ?2)
+            OR EXISTS (SELECT 1 FROM revision JOIN deployment ON deployment.id = revision.deployment
+                 WHERE revision.handler = ?1 AND deployment.project = ?2 AND deployment.deleted_at IS NULL)";
     is_true(connection, sql, params![digest.as_bytes(), project.to_bytes()])
 }
 
 pub(super) fn is_referenced(connection: &Connection, digest: Digest) -> Result<bool, DbError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM revision JOIN deployment ON deployment.id = revision.deployment
                  WHERE revision.handler = ?1 AND deployment.deleted_at IS NULL)
+            OR EXISTS (SELECT 1 FROM upload WHERE digest = ?1)
             OR EXISTS (SELECT 1 FROM model WHERE digest = ?1 AND named = 1)
             OR EXISTS (SELECT 1 FROM model
                  JOIN revision_model ON revision_model.model = model.id

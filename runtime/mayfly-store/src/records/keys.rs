@@ -1,6 +1,6 @@
 //! API keys.
 
-use mayfly_registry::{ChangeKind, Key};
+use mayfly_registry::{ChangeKind, Key, KeyScope};
 use mayfly_types::{KeyId, ProjectId, TenantId};
 use rusqlite::{Connection, Row, params};
 
@@ -69,6 +69,16 @@ pub(super) fn revoke(connection: &Connection, id: KeyId, at: i64) -> Result<(), 
     if key.revoked_at.is_some() {
         return Ok(());
     }
+    if key.scopes.contains(&KeyScope::Admin) && !other_admin_lives(connection, id, at)? {
+        return Err(DbError::Taken("this is the last admin key that works; make another one first".to_owned()));
+    }
     execute(connection, "UPDATE key SET revoked_at = ?2 WHERE id = ?1", params![id.to_bytes(), at])?;
     note(connection, &ChangeKind::Key(id, key.hash))
+}
+
+fn other_admin_lives(connection: &Connection, id: KeyId, at: i64) -> Result<bool, DbError> {
+    let sql =
+        "SELECT * FROM key WHERE tenant IS NULL AND revoked_at IS NULL AND id <> ?1 AND ifnull(expires_at > ?2, 1)";
+    let keys = many(connection, sql, params![id.to_bytes(), at], to_key)?;
+    Ok(keys.iter().any(|key| key.scopes.contains(&KeyScope::Admin)))
 }

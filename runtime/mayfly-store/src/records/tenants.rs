@@ -9,7 +9,11 @@ use super::rows::{insert, many, name, one};
 use crate::DbError;
 
 fn to_tenant(row: &Row<'_>) -> Result<Tenant, DbError> {
-    Ok(Tenant { id: TenantId::from_bytes(row.get("id")?), name: name(row, "name")?, created_at: row.get("created_at")? })
+    Ok(Tenant {
+        id: TenantId::from_bytes(row.get("id")?),
+        name: name(row, "name")?,
+        created_at: row.get("created_at")?,
+    })
 }
 
 fn to_project(row: &Row<'_>) -> Result<Project, DbError> {

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use mayfly_api::{Deployed, HandlerSource, ModelEntry, ModelTable, NewDeployment};
+use mayfly_client::Progress;
 use mayfly_registry::Manifest;
 use mayfly_types::{GuestLimits, Name};
 
@@ -193,7 +194,10 @@ async fn upload(session: &Session, file: &Path) -> anyhow::Result<HandlerSource>
     let length = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
     let bar = upload_bar("uploading", length, session.global.json);
     let counter = bar.clone();
-    let stored = session.client.upload(file, move |sent, _total| counter.set_position(sent)).await;
+    let stored = session
+        .client
+        .upload_component(session.project(), file, Progress::new(move |sent, _total| counter.set_position(sent)))
+        .await;
     bar.finish_and_clear();
     Ok(HandlerSource::Digest(stored?.digest))
 }

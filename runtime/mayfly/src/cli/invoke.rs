@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 
 use anyhow::{Context as _, bail};
+use mayfly_client::Invocation;
 use serde_json::json;
 
 use super::Session;
@@ -20,29 +21,37 @@ pub(super) async fn run(session: &Session, args: Invoke) -> anyhow::Result<()> {
         headers.push(("content-type".to_owned(), "application/json".to_owned()));
     }
     let deployment = session.client.deployment(session.project(), args.name.as_str()).await?;
-    let answer = session.client.invoke(&deployment.url, &args.path, &method, &headers, body).await?;
+    let call = Invocation { method, path: args.path.clone(), headers, body: body.unwrap_or_default().into() };
+    let answer = session.client.invoke(&deployment.url, call).await?;
+    let status = answer.status().as_u16();
+    let headers: Vec<_> = answer
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect();
+    let body = answer.bytes().await.context("the answer broke off")?;
 
     let mut out = std::io::stdout().lock();
     if session.global.json {
-        let headers: Vec<_> = answer.headers.iter().map(|(name, value)| json!([name, value])).collect();
-        let body = String::from_utf8_lossy(&answer.body);
+        let headers: Vec<_> = headers.iter().map(|(name, value)| json!([name, value])).collect();
+        let body = String::from_utf8_lossy(&body);
         let body = serde_json::from_str(&body).unwrap_or_else(|_| json!(body));
-        writeln!(out, "{}", json!({ "status": answer.status, "headers": headers, "body": body }))?;
+        writeln!(out, "{}", json!({ "status": status, "headers": headers, "body": body }))?;
     } else {
         if args.include {
-            writeln!(out, "{}", answer.status)?;
-            for (name, value) in &answer.headers {
+            writeln!(out, "{status}")?;
+            for (name, value) in &headers {
                 writeln!(out, "{name}: {value}")?;
             }
             writeln!(out)?;
         }
-        out.write_all(&answer.body)?;
-        if !answer.body.ends_with(b"\n") {
+        out.write_all(&body)?;
+        if !body.ends_with(b"\n") {
             writeln!(out)?;
         }
     }
-    if answer.status >= 400 {
-        bail!("the deployment answered {}", answer.status);
+    if status >= 400 {
+        bail!("the deployment answered {status}");
     }
     Ok(())
 }

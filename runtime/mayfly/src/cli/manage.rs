@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
-use mayfly_api::{Model, NewKey, NewProject, NewTenant, Scope, Timestamp};
+use mayfly_api::{Model, NewKey, Scope, Timestamp};
+use mayfly_client::{ModelPlace, Progress};
 use mayfly_types::Name;
 use serde_json::json;
 
@@ -36,7 +37,7 @@ pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result
             })
         }
         Models::List => {
-            let models = client.models(Some(session.project())).await?;
+            let models = client.models(ModelPlace::Project(session.project())).await?;
             session.print(&json!({ "data": models }), |_| {
                 let rows: Vec<_> = models.iter().map(model_row).collect();
                 table(&["NAME", "OWNER", "APPROVED", "SIZE", "TOKENIZER", "INPUTS"], &rows)
@@ -47,11 +48,11 @@ pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result
             session.print(&model, describe_model)
         }
         Models::Approve { name } => {
-            let model = client.approve_model(Some(session.project()), name.as_str()).await?;
+            let model = client.approve_model(session.project(), name.as_str()).await?;
             session.print(&model, |model| format!("{} may run", model.name))
         }
         Models::Remove { name, own } => {
-            client.remove_model(own.then(|| session.project()), name.as_str()).await?;
+            client.remove_model(place(session, own), name.as_str()).await?;
             session.print(&json!({ "removed": name }), |_| format!("removed {name}"))
         }
     }
@@ -65,20 +66,30 @@ pub(super) async fn add_model(session: &Session, name: &Name, path: &std::path::
     let counter = bar.clone();
     let added = session
         .client
-        .add_model(own.then(|| session.project()), name.as_str(), path, move |sent, total| {
-            counter.set_length(total);
-            counter.set_position(sent);
-            if sent >= total {
-                counter.set_message("checking");
-            }
-        })
+        .add_model(
+            place(session, own),
+            name.as_str(),
+            path,
+            Progress::new(move |sent, total| {
+                counter.set_length(total);
+                counter.set_position(sent);
+                if sent >= total {
+                    counter.set_message("checking");
+                }
+            }),
+        )
         .await;
     bar.finish_and_clear();
     Ok(added?)
 }
 
+/// The host's models, or the project's own.
+fn place(session: &Session, own: bool) -> ModelPlace<'_> {
+    if own { ModelPlace::Project(session.project()) } else { ModelPlace::Host }
+}
+
 async fn find_model(session: &Session, name: &Name) -> anyhow::Result<Model> {
-    let models = session.client.models(Some(session.project())).await?;
+    let models = session.client.models(ModelPlace::Project(session.project())).await?;
     models.into_iter().find(|model| model.name == *name).with_context(|| format!("there is no model {name}"))
 }
 
@@ -171,7 +182,7 @@ pub(super) async fn keys(session: &Session, command: Keys) -> anyhow::Result<()>
             })
         }
         Keys::Revoke { id } => {
-            client.revoke_key(&id).await?;
+            client.revoke_key(id.parse()?).await?;
             session.print(&json!({ "revoked": id }), |_| format!("revoked {id}"))
         }
     }
@@ -203,7 +214,7 @@ fn in_days(days: u32) -> anyhow::Result<Timestamp> {
 pub(super) async fn tenants(session: &Session, command: Tenants) -> anyhow::Result<()> {
     match command {
         Tenants::Create { name } => {
-            let tenant = session.client.create_tenant(&NewTenant { name }).await?;
+            let tenant = session.client.create_tenant(name).await?;
             session.print(&tenant, |tenant| format!("made tenant {}", tenant.name))
         }
         Tenants::List => {
@@ -226,7 +237,7 @@ pub(super) async fn projects(session: &Session, command: Projects) -> anyhow::Re
                 Some(tenant) => tenant,
                 None => "default".parse().context("the default tenant's name")?,
             };
-            let project = session.client.create_project(&NewProject { name, tenant }).await?;
+            let project = session.client.create_project(tenant, name).await?;
             session.print(&project, |project| format!("made project {}", project.name))
         }
         Projects::List => {

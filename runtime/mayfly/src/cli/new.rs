@@ -9,10 +9,11 @@ use mayfly_types::Name;
 include!(concat!(env!("OUT_DIR"), "/sdk_files.rs"));
 
 /// Path in the new folder and text; `{{name}}` and `{{crate}}` are filled in.
-const TEMPLATE: [(&str, &str); 4] = [
+const TEMPLATE: [(&str, &str); 5] = [
     ("Cargo.toml", include_str!("../../templates/handler/Cargo.toml.in")),
     ("mayfly.toml", include_str!("../../templates/handler/mayfly.toml.in")),
     ("src/lib.rs", include_str!("../../templates/handler/lib.rs")),
+    (".cargo/config.toml", "[build]\ntarget = \"wasm32-wasip2\"\n"),
     (".gitignore", "/target\n"),
 ];
 

@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 
-use futures::StreamExt as _;
 use mayfly_api::{Deployment, DeploymentSummary, LogLine};
 use mayfly_types::Name;
 use serde_json::json;
@@ -78,8 +77,7 @@ fn describe(deployment: &Deployment) -> String {
 pub(super) async fn logs(session: &Session, name: &Name, tail: u32, follow: bool) -> anyhow::Result<()> {
     let mut lines = session.client.logs(session.project(), name.as_str(), tail, follow).await?;
     let mut out = std::io::stdout().lock();
-    while let Some(line) = lines.next().await {
-        let line = line?;
+    while let Some(line) = lines.next().await? {
         let written = if session.global.json {
             writeln!(out, "{}", serde_json::to_string(&line)?)
         } else {

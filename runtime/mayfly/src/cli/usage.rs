@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use mayfly_api::Timestamp;
+use mayfly_client::UsageQuery;
 
 use super::Session;
 use super::args::Usage;
@@ -22,7 +23,7 @@ pub(super) async fn run(session: &Session, args: Usage) -> anyhow::Result<()> {
     let since = args.since.as_deref().map(parse_time).transpose()?;
     let until = args.until.as_deref().map(parse_time).transpose()?;
     let by: Vec<String> = args.by.iter().map(|name| name.replace('-', "_")).collect();
-    let usage = session.client.usage(&by, since, until).await?;
+    let usage = session.client.usage(&UsageQuery { group_by: by, since, until, ..UsageQuery::default() }).await?;
     session.print(&usage, |usage| {
         let mut head: Vec<String> = usage.group_by.iter().map(|name| name.to_uppercase()).collect();
         head.push("CALLS".to_owned());

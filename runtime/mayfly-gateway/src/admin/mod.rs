@@ -1,0 +1,165 @@
+//! The control plane: `/api/v1/*`, its OpenAPI document, and what operators watch.
+//!
+//! Every route is registered together with its description (`routes!`), so none can be missing from the document.
+//! Everything below `/api` passes one authentication before any handler runs.
+
+mod artifacts;
+mod caller;
+mod deployments;
+mod keys;
+mod logs;
+mod models;
+mod node;
+mod ops;
+mod params;
+mod projects;
+mod requests;
+mod show;
+mod tenants;
+mod usage;
+
+use std::panic::AssertUnwindSafe;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response as AxumResponse};
+use futures::FutureExt;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use mayfly_api::ErrorCode;
+use mayfly_calls::Body;
+use mayfly_types::RequestId;
+use tower::ServiceExt;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{Components, InfoBuilder, OpenApi, OpenApiBuilder, SecurityRequirement};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::failure::Failure;
+use crate::limits::Paced;
+use crate::{Gateway, headers};
+
+/// What a handler gives.
+type Answer<T> = Result<T, Failure>;
+
+/// Answers one request, whatever happens.
+pub(crate) async fn answer(gateway: Gateway, router: Router, request: Request<Incoming>) -> Response<Body> {
+    let id = RequestId::new();
+    let client = headers::client_request_id(request.headers());
+    let pace = gateway.0.config.body_idle();
+    let (parts, body) = request.into_parts();
+    let fits = headers::fits(&parts, &gateway.0.config);
+    let request = Request::from_parts(parts, axum::body::Body::new(Paced::new(body, pace)));
+    let mut response = if fits {
+        match AssertUnwindSafe(router.oneshot(request)).catch_unwind().await {
+            Ok(Ok(response)) => finish(response, id),
+            Ok(Err(never)) => match never {},
+            Err(panic) => {
+                let text = crate::data::panic_text(&*panic);
+                Failure::internal(&format!("panic in request {id}: {text}")).into_problem(id)
+            }
+        }
+    } else {
+        Failure::new(ErrorCode::HeadersTooLarge, "the head of the request is larger than header_bytes_max or headers_max")
+            .into_problem(id)
+    };
+    headers::mark(response.headers_mut(), id, client);
+    response
+}
+
+/// A failure on its way out of the router becomes a problem with the request's id.
+fn finish(response: AxumResponse, id: RequestId) -> Response<Body> {
+    if let Some(failure) = response.extensions().get::<Failure>() {
+        return failure.clone().into_problem(id);
+    }
+    response.map(|body| body.map_err(Into::into).boxed_unsync())
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> AxumResponse {
+        let mut response = self.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// All routes, with their descriptions.
+fn described() -> (OpenApiRouter<Gateway>, OpenApiRouter<Gateway>) {
+    let protected = OpenApiRouter::new()
+        .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(projects::list, projects::create))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(artifacts::upload))
+        .routes(routes!(models::list_host))
+        .routes(routes!(models::show_host, models::add_host, models::remove_host))
+        .routes(routes!(models::list))
+        .routes(routes!(models::show, models::add, models::remove))
+        .routes(routes!(models::approve))
+        .routes(routes!(deployments::list))
+        .routes(routes!(deployments::show, deployments::deploy, deployments::delete))
+        .routes(routes!(deployments::revisions))
+        .routes(routes!(deployments::rollback))
+        .routes(routes!(logs::read))
+        .routes(routes!(requests::show))
+        .routes(routes!(usage::read))
+        .routes(routes!(node::show));
+    let open = OpenApiRouter::new()
+        .routes(routes!(ops::healthz))
+        .routes(routes!(ops::readyz))
+        .routes(routes!(ops::metrics))
+        .routes(routes!(document));
+    (protected, open)
+}
+
+/// The router of the admin listener.
+pub(crate) fn router(gateway: Gateway) -> Router {
+    let (protected, open) = described();
+    let authenticate = axum::middleware::from_fn_with_state(gateway.clone(), caller::authenticate);
+    let (protected, _) = protected.split_for_parts();
+    let (open, _) = open.split_for_parts();
+    open.merge(protected.route_layer(authenticate))
+        .fallback(|| async { Failure::new(ErrorCode::NotFound, "there is no such path; see /openapi.json") })
+        .method_not_allowed_fallback(|| async {
+            Failure::new(ErrorCode::MethodNotAllowed, "this path has other methods; see /openapi.json")
+        })
+        .with_state(gateway)
+}
+
+/// The OpenAPI 3.1 document of the control plane.
+pub fn openapi() -> OpenApi {
+    let (protected, open) = described();
+    let mut document = OpenApiBuilder::new()
+        .info(
+            InfoBuilder::new()
+                .title("Mayfly control plane")
+                .version("1")
+                .description(Some("Deploy handlers, import models, make keys, read logs and usage.")),
+        )
+        .components(Some(Components::new()))
+        .build();
+    let mut protected = protected.into_openapi();
+    for item in protected.paths.paths.values_mut() {
+        for operation in operations(item) {
+            operation.security = Some(vec![SecurityRequirement::new("key", Vec::<String>::new())]);
+        }
+    }
+    document.merge(protected);
+    document.merge(open.into_openapi());
+    let components = document.components.get_or_insert_with(Components::new);
+    components.add_security_scheme("key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    document
+}
+
+fn operations(item: &mut utoipa::openapi::PathItem) -> impl Iterator<Item = &mut utoipa::openapi::path::Operation> {
+    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
+async fn document() -> axum::Json<OpenApi> {
+    axum::Json(openapi())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! Sums of usage, from the ledger. The tenant comes from the key; only the operator may name another.
+
+use std::collections::BTreeMap;
+
+use axum::Json as Reply;
+use axum::extract::State;
+use mayfly_api::{Timestamp, Usage, UsageGroup};
+use mayfly_ledger::{GroupBy, UsageQuery, UsageRow};
+use mayfly_types::Name;
+use serde::Deserialize;
+
+use super::Answer;
+use super::caller::Caller;
+use super::params::Params;
+use crate::Gateway;
+use crate::access::Reach;
+use crate::failure::Failure;
+
+/// Which calls, kept apart by what.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Asked {
+    group_by: Option<String>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    tenant: Option<Name>,
+    project: Option<Name>,
+    deployment: Option<Name>,
+    key: Option<String>,
+    model: Option<String>,
+}
+
+/// Sums of usage.
+#[utoipa::path(get, path = "/api/v1/usage", tag = "usage",
+    params(("group_by" = Option<String>, Query, description = "Comma-separated: tenant, project, deployment, model, key, end_user, hour, day"),
+        ("since" = Option<String>, Query, description = "Calls that began at this time or later"), ("until" = Option<String>, Query, description = "Calls that began before this time"),
+        ("tenant" = Option<String>, Query, description = "A tenant's name; for the operator"), ("project" = Option<String>, Query, description = "A project's name"),
+        ("deployment" = Option<String>, Query, description = "A deployment's name; needs `project`"), ("key" = Option<String>, Query, description = "A key's id"),
+        ("model" = Option<String>, Query, description = "A model's id")),
+    responses((status = 200, description = "Sums", body = Usage), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
+pub(crate) async fn read(State(gateway): State<Gateway>, caller: Caller, Params(asked): Params<Asked>) -> Answer<Reply<Usage>> {
+    let groups = groups(asked.group_by.as_deref().unwrap_or(""))?;
+    let query = query(&gateway, &caller, &asked, groups.iter().map(|(_, group)| *group).collect()).await?;
+    let rows = gateway.0.parts.journal.usage(&query).await?;
+    let names: Vec<String> = groups.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let data = fold(&names, rows);
+    Ok(Reply(Usage { group_by: names, data }))
+}
+
+async fn query(gateway: &Gateway, caller: &Caller, asked: &Asked, group_by: Vec<GroupBy>) -> Result<UsageQuery, Failure> {
+    let (mut tenant, mut project) = caller.confines();
+    if let Some(name) = &asked.tenant {
+        let found = gateway.records().tenant_named(name.as_str()).await?;
+        let own = found.filter(|found| caller.reach == Reach::Host || tenant == Some(found.id));
+        tenant = Some(own.ok_or_else(|| Failure::not_found("tenant"))?.id);
+    }
+    if let Some(name) = &asked.project {
+        project = Some(caller.project(gateway, name.as_str()).await?.id);
+    }
+    let deployment = match (&asked.deployment, &asked.project) {
+        (None, _) => None,
+        (Some(_), None) => return Err(Failure::invalid("`deployment` needs `project` beside it")),
+        (Some(name), Some(project)) => Some(caller.deployment(gateway, project.as_str(), name.as_str()).await?.1.id),
+    };
+    let bad = |what: &str| Failure::invalid(format!("`{what}` is not a {what}'s id"));
+    Ok(UsageQuery {
+        tenant,
+        project,
+        deployment,
+        key: asked.key.as_deref().map(str::parse).transpose().map_err(|_| bad("key"))?,
+        model: asked.model.as_deref().map(str::parse).transpose().map_err(|_| bad("model"))?,
+        since: asked.since.map(Timestamp::micros),
+        until: asked.until.map(Timestamp::micros),
+        group_by,
+    })
+}
+
+const GROUPS: &[(&str, GroupBy)] = &[
+    ("tenant", GroupBy::Tenant),
+    ("project", GroupBy::Project),
+    ("deployment", GroupBy::Deployment),
+    ("model", GroupBy::Model),
+    ("key", GroupBy::Key),
+    ("end_user", GroupBy::EndUser),
+    ("hour", GroupBy::Hour),
+    ("day", GroupBy::Day),
+];
+
+fn groups(text: &str) -> Result<Vec<(&'static str, GroupBy)>, Failure> {
+    let mut found: Vec<(&'static str, GroupBy)> = Vec::new();
+    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let Some(group) = GROUPS.iter().find(|(known, _)| *known == name) else {
+            let known: Vec<&str> = GROUPS.iter().map(|(known, _)| *known).collect();
+            let name = mayfly_api::clean_line(name);
+            return Err(Failure::invalid(format!("`group_by` does not know `{name}`; it takes {}", known.join(", "))));
+        };
+        if !found.contains(group) {
+            found.push(*group);
+        }
+    }
+    Ok(found)
+}
+
+/// Rows of one group become one entry.
+fn fold(names: &[String], rows: Vec<UsageRow>) -> Vec<UsageGroup> {
+    let mut groups: BTreeMap<Vec<String>, (i64, BTreeMap<String, i64>)> = BTreeMap::new();
+    for row in rows {
+        let (calls, usage) = groups.entry(row.group).or_default();
+        let sum = match row.meter {
+            None => calls,
+            Some(meter) => usage.entry(meter.as_str().to_owned()).or_default(),
+        };
+        *sum = sum.saturating_add(row.quantity);
+    }
+    groups
+        .into_iter()
+        .map(|(values, (calls, usage))| UsageGroup {
+            group: names.iter().cloned().zip(values.iter().map(|value| mayfly_api::clean_line(value))).collect(),
+            calls,
+            usage,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use mayfly_types::Meter;
+
+    #[test]
+    fn what_to_keep_apart() {
+        assert!(groups("").unwrap().is_empty());
+        let names: Vec<_> = groups("day, project,day").unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["day", "project"]);
+        assert!(groups("colour").unwrap_err().message.contains("colour"));
+    }
+
+    #[test]
+    fn rows_of_a_group_become_one() {
+        let row = |day: &str, meter, quantity| UsageRow { group: vec![day.to_owned()], meter, quantity };
+        let folded = fold(
+            &["day".to_owned()],
+            vec![row("2", None, 3), row("1", Some(Meter::InputTokens), 8), row("1", None, 2), row("1", Some(Meter::Rows), 1)],
+        );
+        assert_eq!(folded.len(), 2);
+        assert_eq!((folded[0].calls, folded[0].usage["input_tokens"], folded[0].usage["rows"]), (2, 8, 1));
+        assert_eq!((folded[1].group["day"].as_str(), folded[1].calls), ("2", 3));
+    }
+
+    #[test]
+    fn no_groups_is_one_group() {
+        let folded = fold(&[], vec![UsageRow { group: vec![], meter: None, quantity: 2 }]);
+        assert_eq!((folded.len(), folded[0].calls, folded[0].group.len()), (1, 2, 0));
+    }
+}

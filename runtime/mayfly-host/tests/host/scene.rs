@@ -1,0 +1,172 @@
+//! A host on a folder of its own, and calls to it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{HeaderMap, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use mayfly_host::{BodyError, CompileError, ComponentInfo, Config, Grants, Host, HostError, Invocation};
+use mayfly_host::{LogLine, LogSink, RunEnd, Running, Timings};
+use mayfly_inference::Inference;
+use mayfly_types::{Budget, Digest, GuestLimits, HoldId, Line, Refusal, RefusalKind};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// What guests wrote.
+#[derive(Debug, Default)]
+pub(crate) struct Log(Mutex<Vec<String>>);
+
+impl Log {
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl LogSink for Log {
+    fn line(&self, line: LogLine) {
+        self.0.lock().unwrap().push(line.text);
+    }
+}
+
+/// No model is granted here, so nobody asks.
+#[derive(Debug)]
+struct NoBudget;
+
+impl Budget for NoBudget {
+    fn hold<'a>(&'a self, _lines: &'a [Line]) -> BoxFuture<'a, Result<HoldId, Refusal>> {
+        let refusal = Refusal { kind: RefusalKind::Closed, message: "no budget".to_owned(), retry_after_ms: None };
+        async { Err(refusal) }.boxed()
+    }
+
+    fn charge(&self, _hold: HoldId, _lines: &[Line]) {}
+
+    fn release(&self, _hold: HoldId) {}
+}
+
+pub(crate) struct Scene {
+    pub(crate) host: Host,
+    pub(crate) inference: Inference,
+    pub(crate) folder: TempDir,
+    pub(crate) log: Arc<Log>,
+    pub(crate) limits: GuestLimits,
+    pub(crate) cancel: CancellationToken,
+}
+
+/// A complete answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// What came of the body, and how it ended.
+    pub(crate) body: Vec<u8>,
+    pub(crate) body_end: Result<(), HostError>,
+    pub(crate) end: RunEnd,
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        Self::with(Config { instances_max: 8, ..Config::default() })
+    }
+
+    pub(crate) fn with(config: Config) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::start(config, folder.path().join("code"), std::env::current_exe().unwrap()).unwrap();
+        let inference = Inference::start(mayfly_inference::Config::default()).unwrap();
+        let limits = GuestLimits::default();
+        Self { host, inference, folder, log: Arc::default(), limits, cancel: CancellationToken::new() }
+    }
+
+    pub(crate) fn code_folder(&self) -> PathBuf {
+        self.folder.path().join("code")
+    }
+
+    pub(crate) async fn compile(&self, wasm: &[u8]) -> Result<(ComponentInfo, Digest), CompileError> {
+        let digest = Digest::of(wasm);
+        let path = self.folder.path().join(digest.hex());
+        std::fs::write(&path, wasm).unwrap();
+        Ok((self.host.compile(&path, digest).await?, digest))
+    }
+
+    pub(crate) async fn invocation(&self, digest: Digest, request: http::Request<&'static str>) -> Invocation {
+        let body = |text: &'static str| -> UnsyncBoxBody<Bytes, BodyError> {
+            Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
+        };
+        Invocation {
+            code: self.host.code(digest).await.unwrap().0,
+            request: request.map(body),
+            grants: Arc::new(Grants::default()),
+            limits: Arc::new(self.limits.clone()),
+            budget: Arc::new(NoBudget),
+            deadline: Instant::now() + Duration::from_millis(self.limits.deadline_ms_max),
+            cancel: self.cancel.child_token(),
+            log: Arc::clone(&self.log) as _,
+        }
+    }
+
+    /// Compiles `wasm` and sends it a request.
+    pub(crate) async fn start(&self, wasm: &[u8]) -> Result<Running, (HostError, Timings)> {
+        self.send(wasm, get()).await
+    }
+
+    pub(crate) async fn send(
+        &self,
+        wasm: &[u8],
+        request: http::Request<&'static str>,
+    ) -> Result<Running, (HostError, Timings)> {
+        let (_, digest) = self.compile(wasm).await.unwrap();
+        let invocation = self.invocation(digest, request).await;
+        self.host.run(&self.inference, invocation).await
+    }
+
+    /// As [`Self::start`], read to the end.
+    pub(crate) async fn answer(&self, wasm: &[u8]) -> Answer {
+        read(self.start(wasm).await.unwrap()).await
+    }
+
+    /// The error of a call that has no head; the instance is gone when this returns, and the next call works.
+    pub(crate) async fn error(&self, wasm: &[u8]) -> HostError {
+        let (error, _) = self.start(wasm).await.unwrap_err();
+        self.check_healthy().await;
+        error
+    }
+
+    /// A well-behaved handler with the default limits is answered, and nothing else is alive.
+    pub(crate) async fn check_healthy(&self) {
+        let (_, digest) = self.compile(&crate::guest::handler(crate::guest::HELLO)).await.unwrap();
+        let mut invocation = self.invocation(digest, get()).await;
+        invocation.limits = Arc::new(GuestLimits::default());
+        invocation.deadline = Instant::now() + Duration::from_secs(30);
+        invocation.cancel = CancellationToken::new();
+        let answer = read(self.host.run(&self.inference, invocation).await.unwrap()).await;
+        assert_eq!(answer.body, b"hello, world");
+        assert_eq!(self.host.stats().instances, 0);
+    }
+}
+
+pub(crate) fn get() -> http::Request<&'static str> {
+    http::Request::builder().uri("/path").header("host", "example.test").body("").unwrap()
+}
+
+pub(crate) async fn read(running: Running) -> Answer {
+    let (parts, mut body) = running.response.into_parts();
+    let mut bytes = Vec::new();
+    let body_end = loop {
+        match body.frame().await {
+            None => break Ok(()),
+            Some(Err(error)) => break Err(error),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    bytes.extend_from_slice(&data);
+                }
+            }
+        }
+    };
+    drop(body);
+    let end = running.end.await.unwrap();
+    Answer { status: parts.status, headers: parts.headers, body: bytes, body_end, end }
+}

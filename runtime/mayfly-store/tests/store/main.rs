@@ -1,0 +1,9 @@
+//! The store as its users see it: records, artifacts, and the registry's workflows on top of them.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod artifacts;
+mod conformance;
+mod control;
+mod directory;
+mod folder;
+mod world;

@@ -1,0 +1,132 @@
+//! A store in a temporary folder, and compile and import tools that keep count.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use mayfly_host::{CompileError, ComponentInfo};
+use mayfly_inference::{ImportError, Imported, ModelInfo};
+use mayfly_registry::*;
+use mayfly_store::Store;
+use mayfly_types::*;
+
+/// Takes every component that does not begin with `bad` and every model folder with a file `model.onnx`.
+#[derive(Debug, Default)]
+pub(crate) struct CountingTools {
+    code: Mutex<HashSet<Digest>>,
+    pub(crate) compiles: AtomicU32,
+}
+
+impl CountingTools {
+    pub(crate) fn lose_code(&self) {
+        self.code.lock().unwrap().clear();
+    }
+}
+
+#[async_trait]
+impl Tools for CountingTools {
+    fn has_code(&self, digest: Digest) -> bool {
+        self.code.lock().unwrap().contains(&digest)
+    }
+
+    async fn compile(&self, wasm: &Path, digest: Digest) -> Result<ComponentInfo, CompileError> {
+        let bytes = std::fs::read(wasm).unwrap();
+        assert_eq!(Digest::of(&bytes), digest);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        if bytes.starts_with(b"bad") {
+            return Err(CompileError::Refused("not a component".to_owned()));
+        }
+        self.compiles.fetch_add(1, Ordering::SeqCst);
+        self.code.lock().unwrap().insert(digest);
+        Ok(ComponentInfo { imports: Vec::new(), exports: Vec::new(), bytes: bytes.len() as u64, code_bytes: 1 })
+    }
+
+    fn import(&self, source: &Path, dest: &Path) -> Result<Imported, ImportError> {
+        let Ok(bytes) = std::fs::read(source.join("model.onnx")) else {
+            return Err(ImportError::Refused("there is no `.onnx` file".to_owned()));
+        };
+        let digest = Digest::of(&bytes);
+        let folder = dest.join(digest.hex());
+        std::fs::create_dir(&folder)?;
+        std::fs::write(folder.join("model.onnx"), bytes)?;
+        Ok(Imported { digest, info: info() })
+    }
+}
+
+pub(crate) fn info() -> ModelInfo {
+    ModelInfo {
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        has_tokenizer: false,
+        vocab_size: Some(30_522),
+        max_tokens: None,
+        pad_id: Some(0),
+        properties: vec![("pooling".to_owned(), "mean".to_owned())],
+        bytes: 5,
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) store: Store,
+    pub(crate) tools: Arc<CountingTools>,
+    pub(crate) control: Control,
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(crate) fn stream(bytes: &[u8]) -> BoxStream<'static, Result<Bytes, ArtifactError>> {
+    let pieces: Vec<_> = bytes.chunks(1000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    futures::stream::iter(pieces).boxed()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    pub(crate) fn with(config: Config) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let tools = Arc::new(CountingTools::default());
+        let builtins = BTreeMap::from([("echo".to_owned(), Bytes::from_static(b"the echo component"))]);
+        let control =
+            Control::with_tools(store.records(), store.artifacts(), tools.clone(), builtins).configure(config);
+        Self { folder, store, tools, control }
+    }
+
+    pub(crate) async fn project(&self, text: &str) -> Project {
+        let tenant = self.control.create_tenant(name(text)).await.unwrap();
+        self.control.create_project(tenant.id, name(text)).await.unwrap()
+    }
+
+    pub(crate) async fn deploy(&self, project: &Project, text: &str, bytes: &[u8]) -> Result<Deployed, ControlError> {
+        self.control.deploy(request(project, text, HandlerSource::Upload(stream(bytes)))).await
+    }
+
+    /// A staged folder with one model file.
+    pub(crate) fn staged_model(&self, bytes: &[u8]) -> std::path::PathBuf {
+        let folder = self.store.artifacts().staging().join(format!("up-{}", RequestId::new()));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("model.onnx"), bytes).unwrap();
+        folder
+    }
+}
+
+pub(crate) fn request(project: &Project, text: &str, handler: HandlerSource) -> DeployRequest {
+    DeployRequest {
+        project: project.id,
+        name: name(text),
+        handler,
+        models: BTreeMap::new(),
+        config: BTreeMap::new(),
+        limits: GuestLimits::default(),
+    }
+}

@@ -1,0 +1,146 @@
+//! The server, put together: store, host, inference, registry, calls, gateway.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mayfly_api::OnnxRuntime;
+use mayfly_calls::{Calls, Recompile};
+use mayfly_gateway::{Gateway, NodeInfo, Parts, ServeError};
+use mayfly_host::Host;
+use mayfly_inference::{ImportPolicy, Inference};
+use mayfly_registry::{Control, SecretKey};
+use mayfly_store::Store;
+use mayfly_types::Digest;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::builtins;
+use crate::config::Config;
+
+/// A running server. Nothing in it is global: two run in one process.
+#[derive(Debug)]
+pub struct Server {
+    /// Where callers connect.
+    pub data: SocketAddr,
+    /// Where developers and operators connect.
+    pub admin: SocketAddr,
+    /// The first admin key, on the first start only.
+    pub admin_key: Option<SecretKey>,
+    shutdown: CancellationToken,
+    serving: JoinHandle<Result<(), ServeError>>,
+    store: Store,
+}
+
+impl Server {
+    /// Opens the store, settles what an earlier crash left open, and listens.
+    ///
+    /// # Errors
+    /// What is in the way, for the operator to read.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let child = std::env::current_exe().context("finding this binary, which is also its own limited child")?;
+        let folder = config.data_dir()?;
+        let store = tokio::task::spawn_blocking(move || Store::open(&folder)).await?.context("opening the data folder")?;
+        let settled = store.journal().recover(now()).await.context("settling calls of earlier starts")?;
+        if settled > 0 {
+            tracing::warn!(calls = settled, "an earlier start was cut off; its open calls are settled as far as they were durable");
+        }
+
+        let inference = Inference::start(config.inference.clone())?;
+        let host = Host::start(config.host.clone(), store.code_folder().to_owned(), child.clone())?;
+        let control = control(&config, &store, host.clone(), &child);
+        let directory = control.directory().await?;
+        control.sweep().await?;
+        let admin_key = control.bootstrap().await?;
+
+        let recompile = Arc::new(Recompiler(control.clone()));
+        let calls = Calls::new(config.calls.clone(), host.clone(), inference.clone(), store.journal(), recompile);
+        let parts = Parts {
+            calls,
+            control,
+            directory,
+            journal: store.journal(),
+            node: describe(&config, &host, &inference),
+        };
+        let gateway = Gateway::new(config.gateway.clone(), parts);
+
+        let listen = async |address: SocketAddr, what: &str| {
+            TcpListener::bind(address).await.with_context(|| format!("listening on {address} ({what})"))
+        };
+        let data_listener = listen(config.server.listen, "server.listen").await?;
+        let admin_listener = listen(config.server.admin_listen, "server.admin_listen").await?;
+        let (data, admin) = (data_listener.local_addr()?, admin_listener.local_addr()?);
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone();
+        let serving = tokio::spawn(async move { gateway.serve(data_listener, admin_listener, stop).await });
+        tracing::info!(%data, %admin, instances = host.instances_max(), "serving");
+        Ok(Self { data, admin, admin_key, shutdown, serving, store })
+    }
+
+    /// Takes no new calls, lets open ones end up to the deadline, cuts the rest, and lets go of the data folder.
+    ///
+    /// # Errors
+    /// If the listeners failed.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        let served = self.serving.await.context("the listeners' task")?;
+        // The last rows are durable before the folder is let go.
+        if tokio::time::timeout(Duration::from_secs(5), self.store.close()).await.is_err() {
+            tracing::error!("the store did not close in time");
+        }
+        Ok(served?)
+    }
+}
+
+fn control(config: &Config, store: &Store, host: Host, child: &Path) -> Control {
+    let policy = ImportPolicy {
+        package_bytes_max: config.registry.model_bytes_max,
+        files_max: config.registry.model_files_max as usize,
+        probe_timeout: Duration::from_secs(config.models.probe_seconds_max),
+        probe_bytes_max: config.models.probe_bytes_max,
+        ort_dylib: config.inference.ort_dylib.clone(),
+        ..ImportPolicy::default()
+    };
+    let settings = mayfly_registry::Config { component_bytes_max: config.host.component_bytes_max, ..config.registry.clone() };
+    Control::new(store.records(), store.artifacts(), host, builtins::components(), policy, child.to_owned())
+        .configure(settings)
+}
+
+fn describe(config: &Config, host: &Host, inference: &Inference) -> NodeInfo {
+    let info = inference.info();
+    let limits = BTreeMap::from([
+        ("calls_max".to_owned(), u64::from(config.calls.calls_max)),
+        ("calls_per_deployment_max".to_owned(), u64::from(config.calls.calls_per_deployment_max)),
+        ("component_bytes_max".to_owned(), config.host.component_bytes_max),
+        ("instances_max".to_owned(), u64::from(host.instances_max())),
+        ("model_bytes_max".to_owned(), config.registry.model_bytes_max),
+        ("sessions_max".to_owned(), u64::from(config.inference.sessions_max)),
+    ]);
+    NodeInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine: Host::engine_version().to_owned(),
+        onnxruntime: OnnxRuntime { version: info.version.clone(), providers: info.providers.clone() },
+        builtins: builtins::list().map(|(name, _purpose)| name.to_owned()).collect(),
+        limits,
+    }
+}
+
+/// Code that is missing or damaged on this node is compiled again from the stored component.
+#[derive(Debug)]
+struct Recompiler(Control);
+
+#[async_trait::async_trait]
+impl Recompile for Recompiler {
+    async fn recompile(&self, digest: Digest) -> Result<(), String> {
+        self.0.recompile(digest).await.map_err(|error| format!("{error:?}"))
+    }
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
