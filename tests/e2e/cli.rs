@@ -35,7 +35,7 @@ fn new_builds_deploys_and_answers() {
         .unwrap();
     assert!(status.success(), "the scaffold builds");
     let printed = run(&["deploy", "--no-build"], &made);
-    assert!(printed.contains("/d/default/greeter/") && printed.contains("curl"), "{printed}");
+    assert!(printed.contains("/d/default/greeter") && printed.contains("curl"), "{printed}");
     assert!(run(&["invoke", "greeter"], &made).contains("hello, world"));
     assert!(run(&["invoke", "greeter", "-d", r#"{"name": "Ada"}"#], &made).contains("hello, Ada"));
     assert!(run(&["logs", "greeter"], &made).contains("greeting Ada"));

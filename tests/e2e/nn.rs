@@ -135,7 +135,6 @@ async fn every_wrong_input_is_an_error_that_names_it() {
     assert!(drive(&server, ids(json!([1, 2, 3]), json!([1, 1, 1]))).await[0]["outputs"].is_array());
     for (what, plan) in [
         ("mask of 2", ids(json!([1, 2, 3]), json!([1, 2, 1]))),
-        ("nothing kept", ids(json!([0, 0, 0]), json!([0, 0, 0]))),
         ("lengths differ", json!({ "model": "encoder", "inputs": [
             { "name": "input_ids", "ty": "i64", "dims": [1, 3], "fill": 1 },
             { "name": "attention_mask", "ty": "i64", "dims": [1, 4], "fill": 1 } ] })),
@@ -158,6 +157,11 @@ async fn ids_stay_below_the_vocabulary_and_rows_within_the_context() {
             { "name": "input_ids", "ty": "i64", "dims": [1, length], "data": ids },
             { "name": "attention_mask", "ty": "i64", "dims": [1, length], "fill": 1 } ] })
     };
+    let empty = json!({ "model": "embedder", "inputs": [
+        { "name": "input_ids", "ty": "i64", "dims": [1, 3], "fill": 0 },
+        { "name": "attention_mask", "ty": "i64", "dims": [1, 3], "fill": 0 } ] });
+    let (code, text) = error(&server, empty).await;
+    assert_eq!(squash(&code), "invalidargument", "a row of nothing but padding: {text}");
     for (ids, length, says) in [(json!([8]), 1, "8"), (json!([-1]), 1, "-1"), (json!(vec![1; 33]), 33, "33")] {
         let (code, text) = error(&server, plan(ids, length)).await;
         assert!(matches!(squash(&code).as_str(), "invalidargument" | "toolarge"), "{code}: {text}");

@@ -29,11 +29,11 @@ async fn what_is_no_handler_is_refused_with_the_reason() {
     for (what, wasm, says) in [
         ("truncated", whole[..whole.len() / 2].to_vec(), "component"),
         ("not wasm", b"#!/bin/sh\n".to_vec(), "WebAssembly"),
-        ("empty", Vec::new(), "empty"),
+        ("empty", Vec::new(), "WebAssembly"),
         ("a core module", wat("core-module"), "component"),
         ("no handler", wat("no-handler"), "wasi:http/incoming-handler"),
         ("an unknown import", wat("unknown-import"), "import"),
-        ("another version of the handler", wat("wrong-handler"), "wasi:http/incoming-handler"),
+        ("a handler of another type", wat("wrong-handler"), "wasi:http/incoming-handler"),
     ] {
         let answer = refused(&server, wasm).await;
         assert!(answer.to_lowercase().contains(&says.to_lowercase()), "{what}: {answer}");
@@ -47,7 +47,7 @@ async fn what_is_no_handler_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn an_upload_over_its_limit_is_refused() {
-    let server = Server::start_with(&[("MAYFLY_GATEWAY__COMPONENT_BYTES_MAX", "1000")]);
+    let server = Server::start_with(&[("MAYFLY_HOST__COMPONENT_BYTES_MAX", "1000")]);
     let (status, answer) = server.upload(vec![0; 1001]).await;
     assert_eq!(status, 413, "{answer}");
 }

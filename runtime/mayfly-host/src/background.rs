@@ -50,9 +50,15 @@ impl Background {
                 let waiting = |signals: &mut Signals| !signals.stop && !signals.woken;
                 let mut signals = match next {
                     Next::After(time) => {
-                        inside.changed.wait_timeout_while(signals, time, waiting).unwrap_or_else(PoisonError::into_inner).0
+                        inside
+                            .changed
+                            .wait_timeout_while(signals, time, waiting)
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .0
                     }
-                    Next::WhenWoken => inside.changed.wait_while(signals, waiting).unwrap_or_else(PoisonError::into_inner),
+                    Next::WhenWoken => {
+                        inside.changed.wait_while(signals, waiting).unwrap_or_else(PoisonError::into_inner)
+                    }
                 };
                 if signals.stop {
                     return;

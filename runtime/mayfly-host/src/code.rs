@@ -9,8 +9,10 @@ use std::time::Duration;
 use mayfly_types::Digest;
 use moka::future::Cache;
 use wasmtime::Engine;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker, ResourceType, Type};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
 
 use crate::background::{Background, Next};
 use crate::state::GuestState;
@@ -65,6 +67,35 @@ pub(crate) fn load(
     // this host can read, and only this host's user may write in the folder, which never changes a file in place.
     let component = unsafe { Component::deserialize_file(engine, path) }?;
     ProxyPre::new(linker.instantiate_pre(&component)?)
+}
+
+/// Whether the handler it exports takes a request and an outparam and gives nothing: names alone say nothing of types.
+/// Checked once, before code is stored; an instance would find out only at its first call.
+fn check_handler(pre: &ProxyPre<GuestState>, linker: &Linker<GuestState>) -> wasmtime::Result<()> {
+    let engine = pre.engine();
+    let component = linker.substituted_component_type(pre.instance_pre().component())?;
+    let wanted = [ResourceType::host::<HostIncomingRequest>(), ResourceType::host::<HostResponseOutparam>()];
+    for (name, export) in component.exports(engine) {
+        let ComponentItem::ComponentInstance(instance) = export.ty else { continue };
+        if !name.starts_with("wasi:http/incoming-handler@0.2.") {
+            continue;
+        }
+        let fits = match instance.get_export(engine, "handle").map(|handle| handle.ty) {
+            Some(ComponentItem::ComponentFunc(handle)) => {
+                let params: Vec<_> = handle.params().map(|(_, ty)| ty).collect();
+                handle.results().len() == 0
+                    && params.len() == wanted.len()
+                    && params.iter().zip(&wanted).all(|(ty, wanted)| matches!(ty, Type::Own(own) if own == wanted))
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(wasmtime::Error::msg(format!(
+                "`handle` of {name} must take an own<incoming-request> and an own<response-outparam> and give nothing"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Mapped components: bounded, dropped when idle, each mapped by one caller while the others wait.
@@ -136,7 +167,10 @@ impl Mapped {
     /// Maps a file that is not stored yet, to see whether it fits this engine's pool and links.
     pub(crate) async fn try_out(&self, path: std::path::PathBuf) -> Result<(), wasmtime::Error> {
         let source = Arc::clone(&self.source);
-        tokio::task::spawn_blocking(move || load(&source.engine, &source.linker, &path).map(drop))
+        tokio::task::spawn_blocking(move || {
+            let pre = load(&source.engine, &source.linker, &path)?;
+            check_handler(&pre, &source.linker)
+        })
             .await
             .unwrap_or_else(|error| Err(wasmtime::Error::msg(format!("mapping code: {error}"))))
     }

@@ -110,9 +110,8 @@ async fn ask_child(inner: &Inner, wasm: &Path, out: Option<&Path>) -> Result<Com
         Ok(Reply::Done(info)) => Ok(info),
         Ok(Reply::Refused(text)) => Err(CompileError::Refused(text)),
         Ok(Reply::Failed(detail)) => Err(host(detail)),
-        Err(_) => Err(too_costly(status, &complaints, config).unwrap_or_else(|| {
-            host(format!("the compiling child ended with {status}: {}", complaints.trim_end()))
-        })),
+        Err(_) => Err(too_costly(status, &complaints, config)
+            .unwrap_or_else(|| host(format!("the compiling child ended with {status}: {}", complaints.trim_end())))),
     }
 }
 
@@ -138,7 +137,9 @@ fn too_costly(status: ExitStatus, complaints: &str, config: &crate::Config) -> O
     use std::os::unix::process::ExitStatusExt;
     let memory = || CompileError::TooCostly { limit: format!("{} MiB of memory", config.compile_bytes_max >> 20) };
     match status.signal()? {
-        libc::SIGXCPU => Some(CompileError::TooCostly { limit: format!("{} s of CPU time", config.compile_seconds_max) }),
+        libc::SIGXCPU => {
+            Some(CompileError::TooCostly { limit: format!("{} s of CPU time", config.compile_seconds_max) })
+        }
         // The kernel's own way out of memory.
         libc::SIGKILL => Some(memory()),
         libc::SIGABRT if complaints.contains("memory allocation of") => Some(memory()),

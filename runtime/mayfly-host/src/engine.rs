@@ -14,7 +14,9 @@ use crate::config::Places;
 use crate::instance::Counts;
 use crate::pool::Machine;
 use crate::stored::Stored;
-use crate::{Code, CodeError, CodeStats, CompileError, ComponentInfo, Config, StartError, compile, linker, pool, settings};
+use crate::{
+    Code, CodeError, CodeStats, CompileError, ComponentInfo, Config, StartError, compile, linker, pool, settings,
+};
 
 /// The WebAssembly side of a node. Clones share it.
 #[derive(Debug, Clone)]

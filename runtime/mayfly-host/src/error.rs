@@ -18,7 +18,9 @@ pub enum CompileError {
     #[error("{0}")]
     Refused(String),
     /// It took more time or memory than the host gives.
-    #[error("compiling the component took more than {limit}; make it smaller (release build, `opt-level = \"s\"`, strip)")]
+    #[error(
+        "compiling the component took more than {limit}; make it smaller (release build, `opt-level = \"s\"`, strip)"
+    )]
     TooCostly {
         /// The limit that was hit, with its unit.
         limit: String,

@@ -62,7 +62,15 @@ fn describe(error: &wasmtime::Error, root: &str) -> String {
     };
     let names: Vec<String> = error
         .downcast_ref::<WasmBacktrace>()
-        .map(|trace| trace.frames().iter().filter_map(|frame| frame.func_name()).take(FRAMES_MAX).map(|name| format!("{:#}", rustc_demangle::demangle(name))).collect())
+        .map(|trace| {
+            trace
+                .frames()
+                .iter()
+                .filter_map(|frame| frame.func_name())
+                .take(FRAMES_MAX)
+                .map(|name| format!("{:#}", rustc_demangle::demangle(name)))
+                .collect()
+        })
         .unwrap_or_default();
     if !names.is_empty() {
         text.push_str(" (in ");

@@ -116,9 +116,12 @@ pub(crate) fn reframe(
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = match (lengths.next(), lengths.next()) {
         (None, _) => None,
-        (Some(value), None) => value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).map(Some).ok_or_else(|| {
-            GuestFault::BadResponse("content-length is not a number".to_owned())
-        })?,
+        (Some(value), None) => value
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+            .map(Some)
+            .ok_or_else(|| GuestFault::BadResponse("content-length is not a number".to_owned()))?,
         (Some(_), Some(_)) => return Err(GuestFault::BadResponse("content-length is given twice".to_owned())),
     };
     let unsent = matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
@@ -139,7 +142,10 @@ pub(crate) fn reframe(
 
 /// A body beyond `response_body_bytes_max`.
 pub(crate) fn body_text(limits: &GuestLimits) -> String {
-    format!("the handler's response body is longer than response_body_bytes_max = {} bytes", limits.response_body_bytes_max)
+    format!(
+        "the handler's response body is longer than response_body_bytes_max = {} bytes",
+        limits.response_body_bytes_max
+    )
 }
 
 #[cfg(test)]

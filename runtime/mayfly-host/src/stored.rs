@@ -137,7 +137,9 @@ fn sweep(folder: &Path) -> io::Result<()> {
 
 fn read_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {
     let bytes = fs::read(folder.join(KEY_FILE))?;
-    bytes.try_into().map_err(|_| io::Error::other(format!("{KEY_FILE} is damaged; remove it to compile everything again")))
+    bytes
+        .try_into()
+        .map_err(|_| io::Error::other(format!("{KEY_FILE} is damaged; remove it to compile everything again")))
 }
 
 fn make_key(folder: &Path) -> io::Result<[u8; KEY_BYTES]> {

@@ -60,9 +60,9 @@ pub(crate) struct Names {
 pub(crate) fn inspect(bytes: &[u8]) -> Result<Names, String> {
     check_kind(bytes)?;
     let features = WasmFeatures::default() - WasmFeatures::CM_ASYNC - WasmFeatures::THREADS;
-    Validator::new_with_features(features)
-        .validate_all(bytes)
-        .map_err(|error| format!("the component is damaged, cut off or uses a feature this host has not: {}", text(&error)))?;
+    Validator::new_with_features(features).validate_all(bytes).map_err(|error| {
+        format!("the component is damaged, cut off or uses a feature this host has not: {}", text(&error))
+    })?;
     let names = names(bytes).map_err(|error| format!("the component is damaged: {}", text(&error)))?;
     check_names(&names)?;
     Ok(names)
@@ -208,13 +208,19 @@ mod tests {
                  it imports wasi:nn/tensor@0.2.0-rc-2025-01-01; this host has wasi:nn/tensor@0.2.0-rc-2024-10-28; \
                  it must export wasi:http/incoming-handler@0.2.x, and exports wasi:cli/run@0.2.0"),
         );
-        check(&[], &["wasi:http/incoming-handler@0.2.0-rc-2023-11-10"], Err(
-            "it must export wasi:http/incoming-handler@0.2.x, and exports wasi:http/incoming-handler@0.2.0-rc-2023-11-10",
-        ));
-        check(&["mayfly:inference/models@0.2.0", "host"], &["wasi:http/incoming-handler@0.2.0"], Err(
-            "it imports mayfly:inference/models@0.2.0, which this host does not have; \
-             it imports host, which this host does not have",
-        ));
+        check(
+            &[],
+            &["wasi:http/incoming-handler@0.2.0-rc-2023-11-10"],
+            Err(
+                "it must export wasi:http/incoming-handler@0.2.x, and exports wasi:http/incoming-handler@0.2.0-rc-2023-11-10",
+            ),
+        );
+        check(
+            &["mayfly:inference/models@0.2.0", "host"],
+            &["wasi:http/incoming-handler@0.2.0"],
+            Err("it imports mayfly:inference/models@0.2.0, which this host does not have; \
+             it imports host, which this host does not have"),
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Which files of this machine make a model package. What the server would refuse is refused before it is sent.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 /// The package cannot be sent.
@@ -82,17 +83,21 @@ impl Package {
         Ok(())
     }
 
-    /// `model.onnx`, and beside it `model.onnx.data`, `model.onnx_data`, `model.data`, `model_data` and `model.toml`.
+    /// `model.onnx`, the files beside it that it says its tensors are in, and `model.toml`.
     fn file_and_its_data(&mut self, path: &Path) -> Result<(), PackageError> {
         let text = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned()).unwrap_or_default();
-        let (name, stem) = (text(path.file_name()), text(path.file_stem()));
+        let name = text(path.file_name());
         self.file(name.clone(), path.to_owned(), &stat(path)?)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for entry in fs::read_dir(folder).map_err(|source| io_error(folder, source))? {
-            let entry = entry.map_err(|source| io_error(folder, source))?;
-            let beside = entry.file_name().to_string_lossy().into_owned();
-            if is_data_of(&beside, &name, &stem) && stat(&entry.path())?.is_file() {
-                self.file(beside, entry.path(), &stat(&entry.path())?)?;
+        let mut beside = external_locations(path).map_err(|source| io_error(path, source))?;
+        beside.insert("model.toml".to_owned());
+        for name in beside {
+            // What lies elsewhere, or is not there, the server refuses by name.
+            let plain = !name.contains(['/', '\\']) && name != "..";
+            let place = folder.join(&name);
+            if plain && place.is_file() {
+                let stat = stat(&place)?;
+                self.file(name, place, &stat)?;
             }
         }
         Ok(())
@@ -123,9 +128,42 @@ impl Package {
     }
 }
 
-fn is_data_of(beside: &str, name: &str, stem: &str) -> bool {
-    let after = |prefix: &str| beside.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(".data") || rest.starts_with("_data"));
-    beside == "model.toml" || after(name) || after(stem)
+/// How ONNX writes where a tensor's data is: a key and a value, both length-prefixed strings of a protobuf message.
+const LOCATION: &[u8] = b"\x0a\x08location\x12";
+/// Longer names than any file system has.
+const LOCATION_BYTES_MAX: usize = 1024;
+
+/// The files that the model in `path` says its tensors are in. Reads it piece by piece: weights may be inside.
+fn external_locations(path: &Path) -> io::Result<BTreeSet<String>> {
+    let mut file = fs::File::open(path)?;
+    let mut found = BTreeSet::new();
+    let mut window = Vec::new();
+    loop {
+        let kept = window.len();
+        let read = io::Read::take(&mut file, 1 << 20).read_to_end(&mut window)?;
+        for at in memchr::memmem::find_iter(&window, LOCATION) {
+            found.extend(location(&window[at + LOCATION.len()..]));
+        }
+        if read == 0 {
+            return Ok(found);
+        }
+        // A location may begin at the end of this piece.
+        let overlap = (LOCATION.len() + LOCATION_BYTES_MAX + 4).min(kept + read);
+        window.drain(..kept + read - overlap);
+    }
+}
+
+/// A length (at most two bytes) and as many bytes of text.
+fn location(bytes: &[u8]) -> Option<String> {
+    let (&first, rest) = bytes.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let (&second, rest) = rest.split_first()?;
+        (usize::from(first & 0x7f) | usize::from(second) << 7, rest)
+    };
+    let text = rest.get(..length.min(LOCATION_BYTES_MAX))?;
+    std::str::from_utf8(text).ok().map(str::to_owned)
 }
 
 fn stat(path: &Path) -> Result<fs::Metadata, PackageError> {
@@ -165,11 +203,19 @@ mod tests {
     #[test]
     fn a_file_and_its_data() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["a.onnx", "a.onnx.data", "a.onnx_data_1", "a.data", "a_data", "model.toml", "b.onnx", "b.onnx.data", "ab.data", "a.txt"] {
+        for name in ["weights.bin", "more.data", "model.toml", "b.onnx", "b.onnx.data", "a.txt"] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
+        // Far into the file, and one right across the border of two pieces.
+        let mut model = vec![0; (1 << 20) - 20];
+        for name in ["weights.bin", "more.data", "absent.bin", "../outside"] {
+            model.extend_from_slice(LOCATION);
+            model.push(u8::try_from(name.len()).unwrap());
+            model.extend_from_slice(name.as_bytes());
+        }
+        fs::write(folder.path().join("a.onnx"), model).unwrap();
         let package = Package::look(&folder.path().join("a.onnx")).unwrap();
-        assert_eq!(names(&package), ["a.data", "a.onnx", "a.onnx.data", "a.onnx_data_1", "a_data", "model.toml"]);
+        assert_eq!(names(&package), ["a.onnx", "model.toml", "more.data", "weights.bin"]);
     }
 
     #[test]

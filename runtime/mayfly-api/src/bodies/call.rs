@@ -93,8 +93,11 @@ pub struct LogLine {
 /// One group of calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UsageGroup {
-    /// What the group's calls share, by the names in `group_by`.
+    /// What the group's calls share, by the names in `group_by`; records by their ids.
     pub group: BTreeMap<String, String>,
+    /// What people call those records, where they still have a name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, String>,
     /// Calls.
     pub calls: i64,
     /// Sums by meter.

@@ -43,7 +43,8 @@ pub(crate) async fn read(State(gateway): State<Gateway>, caller: Caller, Params(
     let query = query(&gateway, &caller, &asked, groups.iter().map(|(_, group)| *group).collect()).await?;
     let rows = gateway.0.parts.journal.usage(&query).await?;
     let names: Vec<String> = groups.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let data = fold(&names, rows);
+    let mut data = fold(&names, rows);
+    name_records(&gateway, &mut data).await?;
     Ok(Reply(Usage { group_by: names, data }))
 }
 
@@ -72,6 +73,59 @@ async fn query(gateway: &Gateway, caller: &Caller, asked: &Asked, group_by: Vec<
         since: asked.since.map(Timestamp::micros),
         until: asked.until.map(Timestamp::micros),
         group_by,
+    })
+}
+
+/// Looks up what people call the records of each group, each record once.
+async fn name_records(gateway: &Gateway, data: &mut [UsageGroup]) -> Result<(), Failure> {
+    let mut known: BTreeMap<(String, String), Option<String>> = BTreeMap::new();
+    for group in data {
+        for (kind, id) in &group.group {
+            let asked = (kind.clone(), id.clone());
+            let name = match known.get(&asked) {
+                Some(name) => name.clone(),
+                None => {
+                    let name = name_of(gateway, kind, id).await?;
+                    known.insert(asked, name.clone());
+                    name
+                }
+            };
+            group.names.extend(name.map(|name| (kind.clone(), name)));
+        }
+    }
+    Ok(())
+}
+
+async fn name_of(gateway: &Gateway, kind: &str, id: &str) -> Result<Option<String>, Failure> {
+    let records = gateway.records();
+    Ok(match kind {
+        "tenant" => match id.parse() {
+            Ok(id) => records.tenant(id).await?.map(|tenant| tenant.name.to_string()),
+            Err(_) => None,
+        },
+        "project" => match id.parse() {
+            Ok(id) => gateway.project(id).await?.map(|project| project.name.to_string()),
+            Err(_) => None,
+        },
+        "deployment" => match id.parse() {
+            Ok(id) => match records.deployment(id).await? {
+                Some(deployment) => {
+                    let project = gateway.project(deployment.project).await?;
+                    project.map(|project| format!("{}/{}", project.name, deployment.name))
+                }
+                None => None,
+            },
+            Err(_) => None,
+        },
+        "model" => match id.parse() {
+            Ok(id) => records.model(id).await?.map(|model| model.name.to_string()),
+            Err(_) => None,
+        },
+        "key" => match id.parse() {
+            Ok(id) => records.key(id).await?.map(|key| mayfly_api::clean_line(&format!("{} {}", key.prefix, key.label))),
+            Err(_) => None,
+        },
+        _ => None,
     })
 }
 
@@ -116,6 +170,7 @@ fn fold(names: &[String], rows: Vec<UsageRow>) -> Vec<UsageGroup> {
         .into_iter()
         .map(|(values, (calls, usage))| UsageGroup {
             group: names.iter().cloned().zip(values.iter().map(|value| mayfly_api::clean_line(value))).collect(),
+            names: BTreeMap::new(),
             calls,
             usage,
         })

@@ -32,7 +32,8 @@ pub fn compile_in_child(args: &[String]) -> i32 {
         Err(_) => return 1,
     };
     let mut stdout = std::io::stdout();
-    let written = stdout.write_all(line.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
+    let written =
+        stdout.write_all(line.as_bytes()).and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
     i32::from(written.is_err() || !matches!(reply, Reply::Done(_)))
 }
 
@@ -115,7 +116,8 @@ fn compile(order: &Order, bytes: &[u8], out: &Path) -> Result<u64, Reply> {
     };
     let code = engine.precompile_component(bytes).map_err(refused)?;
     // In place: the server watches this file.
-    let written = std::fs::OpenOptions::new().write(true).truncate(true).open(out).and_then(|mut file| file.write_all(&code));
+    let written =
+        std::fs::OpenOptions::new().write(true).truncate(true).open(out).and_then(|mut file| file.write_all(&code));
     written.map_err(|error| Reply::Failed(format!("writing compiled code: {error}")))?;
     // Every function's type against ours, which names alone do not tell.
     code::load(&engine, &linker, out).map_err(refused)?;

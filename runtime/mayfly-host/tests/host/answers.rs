@@ -8,8 +8,19 @@ use crate::guest::{HELLO, handler};
 use crate::scene::{Scene, get, read};
 use crate::trials;
 
-trials![hello, echo, head_answers_are_not_waited_for, head_is_sanitised, sandbox_is_empty, no_outbound_http, output_is_logged,
-    cold_then_warm, a_stream_arrives_as_it_is_written, lengths_are_kept, a_client_that_leaves_cancels];
+trials![
+    hello,
+    echo,
+    head_answers_are_not_waited_for,
+    head_is_sanitised,
+    sandbox_is_empty,
+    no_outbound_http,
+    output_is_logged,
+    cold_then_warm,
+    a_stream_arrives_as_it_is_written,
+    lengths_are_kept,
+    a_client_that_leaves_cancels
+];
 
 async fn hello() {
     let scene = Scene::new();
@@ -74,6 +85,7 @@ async fn no_outbound_http() {
         "(local $request i32)
          (local.set $request (call $new_request (call $fields)))
          (if (call $set_authority (local.get $request) (i32.const 1) (i32.const 1400) (i32.const 12)) (then unreachable))
+         (if (call $set_path (local.get $request) (i32.const 1) (i32.const 1412) (i32.const 1)) (then unreachable))
          (call $send (local.get $request) (i32.const 0) (i32.const 0) (i32.const 0))
          (if (i32.eqz (i32.load8_u (i32.const 0))) (then
             (call $block (call $future_subscribe (i32.load (i32.const 8))))

@@ -6,8 +6,19 @@ use crate::guest::{handler, handler_with};
 use crate::scene::Scene;
 use crate::trials;
 
-trials![trap_before_the_head, recursion, no_response, exit, trap_in_mid_body, broken_off_body, body_longer_than_said,
-    body_shorter_than_said, informational_status, work_after_the_body_has_ended, error_code_instead_of_a_response];
+trials![
+    trap_before_the_head,
+    recursion,
+    no_response,
+    exit,
+    trap_in_mid_body,
+    broken_off_body,
+    body_longer_than_said,
+    body_shorter_than_said,
+    informational_status,
+    work_after_the_body_has_ended,
+    error_code_instead_of_a_response
+];
 
 #[track_caller]
 fn is_trap(error: &HostError, text: &str) {
@@ -53,8 +64,7 @@ async fn trap_in_mid_body() {
 }
 
 async fn broken_off_body() {
-    let wasm = handler_with(
-        "(import \"wasi:http/types@0.2.12\" \"[resource-drop]outgoing-body\" (func $drop_body (param i32)))",
+    let wasm = handler(
         "(call $open (local.get 1) (i32.const 200) (call $fields))
          (call $write (i32.const 1024) (i32.const 5))
          (call $drop_stream (global.get $stream))
@@ -111,7 +121,10 @@ async fn work_after_the_body_has_ended() {
     assert_eq!(answer.body, b"hello, world");
     answer.body_end.unwrap();
     let error = answer.end.result.unwrap_err();
-    assert!(matches!(&error, HostError::Guest(GuestFault::Limit(text)) if text.contains("body_end_grace_ms = 250")), "{error:?}");
+    assert!(
+        matches!(&error, HostError::Guest(GuestFault::Limit(text)) if text.contains("body_end_grace_ms = 250")),
+        "{error:?}"
+    );
     scene.check_healthy().await;
 }
 

@@ -24,6 +24,7 @@ const PRELUDE: &str = r#"
     (import "wasi:http/types@0.2.12" "[method]outgoing-response.body" (func $response_body (param i32 i32)))
     (import "wasi:http/types@0.2.12" "[method]outgoing-body.write" (func $body_write (param i32 i32)))
     (import "wasi:http/types@0.2.12" "[static]outgoing-body.finish" (func $body_finish (param i32 i32 i32 i32)))
+    (import "wasi:http/types@0.2.12" "[resource-drop]outgoing-body" (func $drop_body (param i32)))
     (import "wasi:http/types@0.2.12" "[static]response-outparam.set"
         (func $set (param i32 i32 i32 i32 i64 i32 i32 i32 i32)))
     (import "wasi:http/types@0.2.12" "[method]incoming-request.consume" (func $consume (param i32 i32)))
@@ -31,6 +32,8 @@ const PRELUDE: &str = r#"
     (import "wasi:http/types@0.2.12" "[constructor]outgoing-request" (func $new_request (param i32) (result i32)))
     (import "wasi:http/types@0.2.12" "[method]outgoing-request.set-authority"
         (func $set_authority (param i32 i32 i32 i32) (result i32)))
+    (import "wasi:http/types@0.2.12" "[method]outgoing-request.set-path-with-query"
+        (func $set_path (param i32 i32 i32 i32) (result i32)))
     (import "wasi:http/outgoing-handler@0.2.12" "handle" (func $send (param i32 i32 i32 i32)))
     (import "wasi:http/types@0.2.12" "[method]future-incoming-response.get" (func $future_get (param i32 i32)))
     (import "wasi:http/types@0.2.12" "[method]future-incoming-response.subscribe"
@@ -84,7 +87,7 @@ const PRELUDE: &str = r#"
     (data (i32.const 1024) "hello, world")
     (data (i32.const 1100) "content-length") (data (i32.const 1120) "5")
     (data (i32.const 1200) "x-request-id") (data (i32.const 1220) "x-own")
-    (data (i32.const 1300) "line\n") (data (i32.const 1400) "example.test")
+    (data (i32.const 1300) "line\n") (data (i32.const 1400) "example.test/")
 "#;
 
 /// A whole answer: `hello, world`.

@@ -8,9 +8,24 @@ use crate::guest::{HELLO, handler, handler_with};
 use crate::scene::{Scene, get, read};
 use crate::trials;
 
-trials![endless_loop_uses_up_its_cpu, endless_loop_ends_at_the_deadline, waiting_ends_at_the_deadline,
-    a_cancelled_caller_ends_a_loop, memory_eater, memory_at_the_start, large_instances_are_dropped, handles, own_handles, tables, huge_header,
-    long_body, flood_of_output, a_full_pool_is_busy, large_requests_never_start, loops_let_others_run];
+trials![
+    endless_loop_uses_up_its_cpu,
+    endless_loop_ends_at_the_deadline,
+    waiting_ends_at_the_deadline,
+    a_cancelled_caller_ends_a_loop,
+    memory_eater,
+    memory_at_the_start,
+    large_instances_are_dropped,
+    handles,
+    own_handles,
+    tables,
+    huge_header,
+    long_body,
+    flood_of_output,
+    a_full_pool_is_busy,
+    large_requests_never_start,
+    loops_let_others_run
+];
 
 const LOOP: &str = "(loop $again (br $again))";
 const MEMORY_EATER: &str = "(loop $again (drop (memory.grow (i32.const 16))) (br $again))";

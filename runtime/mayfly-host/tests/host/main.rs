@@ -33,6 +33,8 @@ fn main() {
     if args.first().is_some_and(|first| first == "__compile") {
         std::process::exit(mayfly_host::compile_in_child(&args[1..]));
     }
+    // Before any thread is there.
+    mayfly_inference::prepare_process();
     let trials: Vec<Trial> =
         [answers::trials(), faults::trials(), limits::trials(), uploads::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

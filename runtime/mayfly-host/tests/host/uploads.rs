@@ -9,9 +9,22 @@ use crate::guest::{HELLO, handler};
 use crate::scene::Scene;
 use crate::trials;
 
-trials![a_component_is_described, the_same_bytes_are_compiled_once, wrong_files, cut_off_anywhere, wrong_world, too_large,
-    too_costly, too_much_memory_for_a_slot, damaged_code_is_compiled_again, missing_code, two_hosts_in_one_process,
-    code_is_found_after_a_restart, a_broken_child_is_our_fault, idle_code_goes];
+trials![
+    a_component_is_described,
+    the_same_bytes_are_compiled_once,
+    wrong_files,
+    cut_off_anywhere,
+    wrong_world,
+    too_large,
+    too_costly,
+    too_much_memory_for_a_slot,
+    damaged_code_is_compiled_again,
+    missing_code,
+    two_hosts_in_one_process,
+    code_is_found_after_a_restart,
+    a_broken_child_is_our_fault,
+    idle_code_goes
+];
 
 async fn a_component_is_described() {
     let scene = Scene::new();

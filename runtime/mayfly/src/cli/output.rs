@@ -1,22 +1,23 @@
 //! Printing: tables for people, JSON for programs.
 
+use std::io::Write as _;
+
 use serde::Serialize;
 
 /// Prints `value` as JSON, or what `people` makes of it.
 ///
 /// # Errors
 /// If it cannot be written as JSON.
-#[expect(clippy::print_stdout, reason = "the command line's output")]
 pub(super) fn print<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(value)?);
-    } else {
-        let text = people(value);
-        if !text.is_empty() {
-            println!("{}", text.trim_end());
-        }
+    let text = if json { serde_json::to_string_pretty(value)? } else { people(value) };
+    if text.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    match writeln!(std::io::stdout().lock(), "{}", text.trim_end()) {
+        // The reader of a pipe may leave whenever it likes.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 /// Columns, as wide as their widest cell.

@@ -33,7 +33,7 @@ pub(super) async fn run(session: &Session, args: Usage) -> anyhow::Result<()> {
             .iter()
             .map(|group| {
                 let mut row: Vec<_> =
-                    usage.group_by.iter().map(|name| group.group.get(name).cloned().unwrap_or_default()).collect();
+                    usage.group_by.iter().map(|by| group.names.get(by).or(group.group.get(by)).cloned().unwrap_or_default()).collect();
                 row.push(group.calls.to_string());
                 row.extend(METERS.iter().map(|(meter, _)| {
                     let sum = group.usage.get(*meter).copied().unwrap_or(0);
