@@ -4,6 +4,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
+unset CARGO_TARGET_DIR CARGO_BUILD_TARGET # the binaries are looked for in target/
 
 ./runtime/setup.sh
 echo "[tests] building the guests that the tests upload" >&2

@@ -39,9 +39,8 @@ async fn unknown_and_forbidden_deployments_answer_alike() {
     let unknown = call_with(&server, Some(&other.call), "/d/default/none/echo").await;
     let no_project = call_with(&server, Some(&other.call), "/d/nobody/mine/echo").await;
     assert_eq!(forbidden.0, 404);
-    let shape = |(status, body): &(StatusCode, Value)| {
-        (*status, body["error"]["code"].clone(), body["error"]["type"].clone())
-    };
+    let shape =
+        |(status, body): &(StatusCode, Value)| (*status, body["error"]["code"].clone(), body["error"]["type"].clone());
     assert_eq!(shape(&forbidden), shape(&unknown));
     assert_eq!(shape(&forbidden), shape(&no_project));
 }
@@ -53,7 +52,11 @@ async fn a_wrong_or_missing_key_is_401_before_anything_else() {
     for path in ["/d/default/mine/echo", "/d/default/none/echo", "/v1/models"] {
         for key in [None, Some("mf_wrong"), Some("")] {
             let (status, body) = call_with(&server, key, path).await;
-            assert_eq!((status.as_u16(), body["error"]["code"].as_str()), (401, Some("invalid_api_key")), "{path} {key:?}");
+            assert_eq!(
+                (status.as_u16(), body["error"]["code"].as_str()),
+                (401, Some("invalid_api_key")),
+                "{path} {key:?}"
+            );
         }
     }
     for header in ["api-key", "x-api-key"] {
@@ -111,9 +114,11 @@ async fn a_deploy_key_sees_only_its_own() {
     let usage = usage.bearer_auth(&other.deploy).send().await.unwrap().text().await.unwrap();
     assert!(!usage.contains("mine"), "{usage}");
     // Its own calls are the caller's; another key's are not.
-    let own = server.http.get(format!("{}/v1/requests/{id}", server.data)).bearer_auth(&server.key).send().await.unwrap();
+    let own =
+        server.http.get(format!("{}/v1/requests/{id}", server.data)).bearer_auth(&server.key).send().await.unwrap();
     assert_eq!(own.status(), 200);
-    let theirs = server.http.get(format!("{}/v1/requests/{id}", server.data)).bearer_auth(&other.call).send().await.unwrap();
+    let theirs =
+        server.http.get(format!("{}/v1/requests/{id}", server.data)).bearer_auth(&other.call).send().await.unwrap();
     assert_eq!(theirs.status(), 404);
 }
 

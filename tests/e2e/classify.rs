@@ -9,7 +9,9 @@ use crate::harness::{Server, guest, real_model, root};
 async fn names_the_types_of_real_files() {
     let server = Server::start();
     server.add_model("magika", &real_model("magika"));
-    let (status, answer) = server.deploy("filetype", json!({ "handler": { "builtin": "classify" }, "models": { "model": "magika" } })).await;
+    let (status, answer) = server
+        .deploy("filetype", json!({ "handler": { "builtin": "classify" }, "models": { "model": "magika" } }))
+        .await;
     assert!(status.is_success(), "{answer}");
     let read = |path: &str| std::fs::read(root().join(path)).unwrap();
     let elf = std::fs::read(crate::harness::BINARY).unwrap();

@@ -2,7 +2,6 @@
 
 use std::process::Command;
 
-
 use crate::harness::{BINARY, Server, root, tiny_model};
 
 #[test]
@@ -52,7 +51,8 @@ fn one_line_from_a_model_to_an_endpoint() {
     let model = tiny_model("embedder");
     let deployed = server.cli_json(&["deploy", "builtin:embeddings", "--model", model.to_str().unwrap()]);
     assert_eq!(deployed["deployment"]["name"], "embeddings");
-    let answer = server.cli_json(&["invoke", "embeddings", "/v1/embeddings", "-d", r#"{"model":"embeddings","input":"hello"}"#]);
+    let answer =
+        server.cli_json(&["invoke", "embeddings", "/v1/embeddings", "-d", r#"{"model":"embeddings","input":"hello"}"#]);
     assert_eq!(answer["status"], 200, "{answer}");
     assert_eq!(answer["body"]["data"][0]["embedding"].as_array().map(Vec::len), Some(4), "{answer}");
 }
@@ -60,7 +60,9 @@ fn one_line_from_a_model_to_an_endpoint() {
 #[test]
 fn every_listing_has_json() {
     let server = Server::start();
-    for args in [&["list"][..], &["models", "list"], &["keys", "list"], &["tenants", "list"], &["projects", "list"], &["usage"]] {
+    for args in
+        [&["list"][..], &["models", "list"], &["keys", "list"], &["tenants", "list"], &["projects", "list"], &["usage"]]
+    {
         let value = server.cli_json(args);
         assert!(value["data"].is_array(), "{args:?}: {value}");
     }
@@ -84,7 +86,12 @@ fn mistakes_are_said_plainly() {
     }
     let output = Command::new(BINARY).args(["list"]).env_remove("MAYFLY_KEY").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("MAYFLY_KEY"));
-    let wrong = Command::new(BINARY).args(["list"]).env("MAYFLY_URL", &server.admin).env("MAYFLY_KEY", "mf_x").output().unwrap();
+    let wrong = Command::new(BINARY)
+        .args(["list"])
+        .env("MAYFLY_URL", &server.admin)
+        .env("MAYFLY_KEY", "mf_x")
+        .output()
+        .unwrap();
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("invalid_api_key") || !wrong.status.success());
 }
 

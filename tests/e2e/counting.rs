@@ -23,7 +23,10 @@ async fn tokens(server: &Server, plan: Value) -> i64 {
     let response = server.call(Method::POST, "/d/default/nn/nn").json(&plan).send().await.unwrap();
     let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
     // Absent where no tokens were counted.
-    let header = response.headers().get("x-mayfly-usage-input-tokens").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
+    let header = response
+        .headers()
+        .get("x-mayfly-usage-input-tokens")
+        .map_or(0, |value| value.to_str().unwrap().parse().unwrap());
     assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
     let record = server.get(&format!("/requests/{id}")).await;
     assert_eq!(record["usage"]["input_tokens"].as_i64().unwrap_or(0), header, "{record}");

@@ -23,7 +23,9 @@ async fn killed_in_mid_upload() {
             None
         }
     });
-    let upload = tokio::spawn(server.api(Method::PUT, "/projects/default/artifacts").body(reqwest::Body::wrap_stream(pieces)).send());
+    let upload = tokio::spawn(
+        server.api(Method::PUT, "/projects/default/artifacts").body(reqwest::Body::wrap_stream(pieces)).send(),
+    );
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.kill();
     assert!(upload.await.unwrap().is_err(), "the upload did not succeed");
@@ -56,7 +58,11 @@ async fn killed_in_mid_answer() {
     let record = server.api(Method::GET, &format!("/requests/{id}")).send().await.unwrap();
     if record.status() == 200 {
         let record: Value = record.json().await.unwrap();
-        assert_eq!((record["ended"].as_bool(), record["outcome"].as_str()), (Some(true), Some("host_crash")), "{record}");
+        assert_eq!(
+            (record["ended"].as_bool(), record["outcome"].as_str()),
+            (Some(true), Some("host_crash")),
+            "{record}"
+        );
     }
     assert_eq!(server.call(Method::POST, "/d/default/nn/nn").json(&plan).send().await.unwrap().status(), 200);
 }

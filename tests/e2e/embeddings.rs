@@ -8,7 +8,9 @@ use crate::harness::{Server, real_model};
 async fn server() -> Server {
     let server = Server::start();
     server.add_model("minilm", &real_model("minilm"));
-    let (status, answer) = server.deploy("embed", json!({ "handler": { "builtin": "embeddings" }, "models": { "model": "minilm" } })).await;
+    let (status, answer) = server
+        .deploy("embed", json!({ "handler": { "builtin": "embeddings" }, "models": { "model": "minilm" } }))
+        .await;
     assert!(status.is_success(), "{answer}");
     server
 }
@@ -20,7 +22,9 @@ async fn embed(server: &Server, body: Value) -> (u16, Value) {
 
 fn vectors(answer: &Value) -> Vec<Vec<f64>> {
     let data = answer["data"].as_array().unwrap_or_else(|| panic!("{answer}"));
-    data.iter().map(|item| item["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()).collect()
+    data.iter()
+        .map(|item| item["embedding"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect())
+        .collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -65,12 +69,17 @@ async fn all_forms_of_input_and_output() {
         assert_eq!(status, 200, "{answer}");
         assert!(dot(&vectors(&answer)[0], &reference) > 0.9999, "{input}");
     }
-    let (_, packed) = embed(&server, json!({ "model": "embed", "input": "how do I reset my password", "encoding_format": "base64" })).await;
+    let (_, packed) =
+        embed(&server, json!({ "model": "embed", "input": "how do I reset my password", "encoding_format": "base64" }))
+            .await;
     use base64::Engine as _;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(packed["data"][0]["embedding"].as_str().unwrap()).unwrap();
-    let unpacked: Vec<f64> = bytes.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect();
+    let bytes =
+        base64::engine::general_purpose::STANDARD.decode(packed["data"][0]["embedding"].as_str().unwrap()).unwrap();
+    let unpacked: Vec<f64> =
+        bytes.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect();
     assert!(dot(&unpacked, &reference) > 0.9999);
-    let (_, short) = embed(&server, json!({ "model": "embed", "input": "how do I reset my password", "dimensions": 64 })).await;
+    let (_, short) =
+        embed(&server, json!({ "model": "embed", "input": "how do I reset my password", "dimensions": 64 })).await;
     let short = &vectors(&short)[0];
     assert_eq!(short.len(), 64);
     assert!((dot(short, short) - 1.0).abs() < 1e-5, "cut vectors have length one again");

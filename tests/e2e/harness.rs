@@ -129,12 +129,7 @@ impl Server {
 
     /// The command line, against this server.
     pub(crate) fn cli(&self, args: &[&str]) -> std::process::Output {
-        Command::new(BINARY)
-            .args(args)
-            .env("MAYFLY_URL", &self.admin)
-            .env("MAYFLY_KEY", &self.key)
-            .output()
-            .unwrap()
+        Command::new(BINARY).args(args).env("MAYFLY_URL", &self.admin).env("MAYFLY_KEY", &self.key).output().unwrap()
     }
 
     /// The command line with `--json`; it must succeed.
@@ -183,7 +178,8 @@ fn spawn(folder: &Path, environment: &[(String, String)]) -> (Child, String, Str
         .unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("the server printed {line:?}: {error}"));
+    let ready: Value =
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("the server printed {line:?}: {error}"));
     let text = |name: &str| ready[name].as_str().map(str::to_owned);
     (child, text("data").unwrap(), text("admin").unwrap(), text("admin_key"))
 }

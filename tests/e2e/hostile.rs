@@ -148,7 +148,8 @@ async fn a_request_body_over_its_limit_is_refused() {
     let known = server.call(Method::POST, "/d/default/bad/echo").body(vec![b'x'; 1001]).send().await.unwrap();
     assert_eq!(known.status(), 413);
     let pieces = futures::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 100])));
-    let unknown = server.call(Method::POST, "/d/default/bad/echo").body(reqwest::Body::wrap_stream(pieces)).send().await.unwrap();
+    let unknown =
+        server.call(Method::POST, "/d/default/bad/echo").body(reqwest::Body::wrap_stream(pieces)).send().await.unwrap();
     // The guest was already reading: its read fails at the limit, and what it makes of that is its own answer.
     let seen: Value = unknown.json().await.unwrap();
     assert!(seen["body"]["error"].is_string(), "{seen}");
@@ -180,4 +181,17 @@ async fn a_spinning_neighbour_does_not_stop_a_victim() {
         // Its CPU limit, or on a busy machine its deadline.
         assert!(matches!(answer.unwrap().status().as_u16(), 502 | 504));
     }
+}
+
+#[tokio::test]
+async fn a_handler_that_goes_on_after_its_answer_is_dropped() {
+    let server = hostile().await;
+    let response = server.call(Method::GET, "/d/default/bad/late?ms=60000").send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    assert!(response.bytes().await.is_ok(), "its answer was whole");
+    server.eventually("its instance is gone", async || server.get("/node").await["instances"] == 0).await;
+    let call = server.get(&format!("/requests/{id}")).await;
+    assert_eq!((call["ended"].as_bool(), call["status"].as_u64()), (Some(true), Some(200)), "{call}");
+    still_answers(&server).await;
 }

@@ -39,7 +39,8 @@ async fn health_and_openapi() {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(server.http.get(format!("{}{path}", server.admin)).send().await.unwrap().status(), 200, "{path}");
     }
-    let openapi: serde_json::Value = server.http.get(format!("{}/openapi.json", server.admin)).send().await.unwrap().json().await.unwrap();
+    let openapi: serde_json::Value =
+        server.http.get(format!("{}/openapi.json", server.admin)).send().await.unwrap().json().await.unwrap();
     assert!(openapi["openapi"].as_str().unwrap().starts_with("3.1"));
     assert!(openapi["paths"].as_object().unwrap().len() > 10);
 }

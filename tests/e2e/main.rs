@@ -7,6 +7,7 @@
 mod harness;
 
 mod access;
+mod architecture;
 mod classify;
 mod cli;
 mod counting;

@@ -10,7 +10,8 @@ async fn server_with(models: &[(&str, &str)], limits: Value) -> Server {
     for (name, file) in models {
         server.add_model(name, &tiny_model(file));
     }
-    let grants: Value = models.iter().map(|(name, _)| ((*name).to_owned(), json!(name))).collect::<serde_json::Map<_, _>>().into();
+    let grants: Value =
+        models.iter().map(|(name, _)| ((*name).to_owned(), json!(name))).collect::<serde_json::Map<_, _>>().into();
     server.deploy_guest("nn", "hostile", json!({ "models": grants, "limits": limits })).await;
     server
 }
@@ -51,8 +52,12 @@ fn decode_base64(text: &str) -> Vec<u8> {
 #[tokio::test]
 async fn a_run_gives_what_the_graph_says() {
     let server = server_with(&[("rows", "rows.onnx")], json!({})).await;
-    let steps = drive(&server, json!({ "model": "rows", "inputs": [
-        { "name": "x", "ty": "f32", "dims": [2, 4], "data": [1, 0, 0, 0, 0, 1, 0, 0] } ] })).await;
+    let steps = drive(
+        &server,
+        json!({ "model": "rows", "inputs": [
+        { "name": "x", "ty": "f32", "dims": [2, 4], "data": [1, 0, 0, 0, 0, 1, 0, 0] } ] }),
+    )
+    .await;
     let output = &steps[0]["outputs"][0];
     assert_eq!(output["dims"], json!([2, 3]));
     assert_eq!(floats(output), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
@@ -72,7 +77,12 @@ async fn all_seven_types_go_in_and_come_out() {
                 "bool" => "u8",
                 other => other,
             };
-            let dims: Vec<u32> = input["dimensions"].as_array().unwrap().iter().map(|d| d.as_u64().map_or(2, |n| n.try_into().unwrap())).collect();
+            let dims: Vec<u32> = input["dimensions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|d| d.as_u64().map_or(2, |n| n.try_into().unwrap()))
+                .collect();
             json!({ "name": input["name"], "ty": ty, "dims": dims, "fill": 1 })
         })
         .collect();
@@ -86,14 +96,28 @@ async fn all_seven_types_go_in_and_come_out() {
 async fn state_goes_back_without_being_read() {
     let server = server_with(&[("stateful", "stateful.onnx")], json!({})).await;
     let shown = server.cli_json(&["models", "show", "stateful"]);
-    let inputs: Vec<Value> = shown["inputs"].as_array().unwrap().iter().map(|input| {
-        let dims: Vec<u32> = input["dimensions"].as_array().unwrap().iter().map(|d| d.as_u64().map_or(1, |n| n.try_into().unwrap())).collect();
-        json!({ "name": input["name"], "ty": input["element_type"], "dims": dims, "fill": 0 })
-    }).collect();
-    let steps = drive(&server, json!({ "model": "stateful", "inputs": inputs, "steps": [
+    let inputs: Vec<Value> = shown["inputs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|input| {
+            let dims: Vec<u32> = input["dimensions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|d| d.as_u64().map_or(1, |n| n.try_into().unwrap()))
+                .collect();
+            json!({ "name": input["name"], "ty": input["element_type"], "dims": dims, "fill": 0 })
+        })
+        .collect();
+    let steps = drive(
+        &server,
+        json!({ "model": "stateful", "inputs": inputs, "steps": [
         { "do": "compute", "read": false },
         { "do": "compute", "read": false, "hand_back": { "state": "stateN" } },
-        { "do": "compute", "hand_back": { "state": "stateN" } } ] })).await;
+        { "do": "compute", "hand_back": { "state": "stateN" } } ] }),
+    )
+    .await;
     let output = steps[2]["outputs"].as_array().unwrap().iter().find(|o| o["name"] == "output").unwrap();
     assert!(floats(output).iter().all(|&value| value == 2.0), "two steps were added on the host: {output}");
 }
@@ -117,9 +141,13 @@ async fn every_wrong_input_is_an_error_that_names_it() {
         ("too many bytes", changed("bytes", json!(17)), "invalid-argument", "16"),
         ("duplicate", json!({ "model": "rows", "inputs": [x, x] }), "invalid-argument", "x"),
         ("missing", json!({ "model": "rows", "inputs": [] }), "invalid-argument", "x"),
-        ("overflowing", json!({ "model": "rows", "inputs": [
+        (
+            "overflowing",
+            json!({ "model": "rows", "inputs": [
             { "name": "x", "ty": "f32", "dims": [4294967295_u32, 4294967295_u32, 4294967295_u32], "count": 1, "fill": 0 } ] }),
-            "invalid-argument", "overflow"),
+            "invalid-argument",
+            "overflow",
+        ),
     ] {
         let (got, text) = error(&server, plan).await;
         assert_eq!(squash(&got), squash(code), "{what}: {text}");
@@ -135,9 +163,12 @@ async fn every_wrong_input_is_an_error_that_names_it() {
     assert!(drive(&server, ids(json!([1, 2, 3]), json!([1, 1, 1]))).await[0]["outputs"].is_array());
     for (what, plan) in [
         ("mask of 2", ids(json!([1, 2, 3]), json!([1, 2, 1]))),
-        ("lengths differ", json!({ "model": "encoder", "inputs": [
+        (
+            "lengths differ",
+            json!({ "model": "encoder", "inputs": [
             { "name": "input_ids", "ty": "i64", "dims": [1, 3], "fill": 1 },
-            { "name": "attention_mask", "ty": "i64", "dims": [1, 4], "fill": 1 } ] })),
+            { "name": "attention_mask", "ty": "i64", "dims": [1, 4], "fill": 1 } ] }),
+        ),
     ] {
         let (code, text) = error(&server, plan).await;
         assert_eq!(squash(&code), "invalidargument", "{what}: {text}");
@@ -185,13 +216,21 @@ async fn only_granted_aliases_and_no_bytes_of_a_guest() {
 async fn live_tensors_are_bounded() {
     let server = server_with(&[("rows", "rows.onnx")], json!({ "tensor_bytes_max": 1 << 20 })).await;
     let megabyte = json!({ "name": "x", "ty": "f32", "dims": [65536, 4], "fill": 0 });
-    let (code, text) = error(&server, json!({ "model": "rows", "inputs": [
-        { "name": "x", "ty": "f32", "dims": [131_072, 4], "fill": 0 }] })).await;
+    let (code, text) = error(
+        &server,
+        json!({ "model": "rows", "inputs": [
+        { "name": "x", "ty": "f32", "dims": [131_072, 4], "fill": 0 }] }),
+    )
+    .await;
     assert_eq!(squash(&code), "toolarge", "{text}");
     assert!(text.contains("tensor_bytes_max"), "{text}");
     // What was dropped is given back.
-    let steps = drive(&server, json!({ "model": "rows", "inputs": [megabyte], "steps":
-        (0..4).map(|_| json!({ "do": "construct" })).collect::<Vec<_>>() })).await;
+    let steps = drive(
+        &server,
+        json!({ "model": "rows", "inputs": [megabyte], "steps":
+        (0..4).map(|_| json!({ "do": "construct" })).collect::<Vec<_>>() }),
+    )
+    .await;
     assert!(steps.iter().all(|step| step["made"] == true));
 }
 
@@ -212,11 +251,21 @@ async fn a_deadline_stops_a_run_and_the_model_lives_on() {
     let server = server_with(&[("loop", "loop.onnx")], json!({ "deadline_ms_max": 1000 })).await;
     let shown = server.cli_json(&["models", "show", "loop"]);
     let plan = |times: u64| {
-        let inputs: Vec<Value> = shown["inputs"].as_array().unwrap().iter().map(|input| {
-            let dims: Vec<u32> = input["dimensions"].as_array().unwrap().iter().map(|d| d.as_u64().map_or(1, |n| n.try_into().unwrap())).collect();
-            let fill = if input["name"] == "times" { times } else { 1 };
-            json!({ "name": input["name"], "ty": input["element_type"], "dims": dims, "fill": fill })
-        }).collect();
+        let inputs: Vec<Value> = shown["inputs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|input| {
+                let dims: Vec<u32> = input["dimensions"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|d| d.as_u64().map_or(1, |n| n.try_into().unwrap()))
+                    .collect();
+                let fill = if input["name"] == "times" { times } else { 1 };
+                json!({ "name": input["name"], "ty": input["element_type"], "dims": dims, "fill": fill })
+            })
+            .collect();
         json!({ "model": "loop", "inputs": inputs })
     };
     let response = server.call(Method::POST, "/d/default/nn/nn").json(&plan(1 << 40)).send().await.unwrap();
@@ -231,7 +280,8 @@ async fn a_deadline_stops_a_run_and_the_model_lives_on() {
 async fn nothing_runs_after_the_body_has_ended() {
     let server = server_with(&[("rows", "rows.onnx")], json!({})).await;
     let plan = json!({ "model": "rows", "inputs": [{ "name": "x", "ty": "f32", "dims": [1, 4], "fill": 0 }] });
-    let response = server.call(Method::POST, "/d/default/nn/late-nn?model=rows&ms=50").json(&plan).send().await.unwrap();
+    let response =
+        server.call(Method::POST, "/d/default/nn/late-nn?model=rows&ms=50").json(&plan).send().await.unwrap();
     let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
     assert_eq!(response.text().await.unwrap(), "done\n");
     server.eventually("settled", async || server.get(&format!("/requests/{id}")).await["ended"] == true).await;
@@ -242,15 +292,29 @@ async fn nothing_runs_after_the_body_has_ended() {
 #[tokio::test]
 async fn the_tokenizer_is_the_models_own() {
     let server = server_with(&[("embedder", "embedder")], json!({})).await;
-    let response = server.call(Method::POST, "/d/default/nn/tokenizer")
-        .json(&json!({ "model": "embedder", "texts": ["hello world", ""], "ids": [1, 2] })).send().await.unwrap();
+    let response = server
+        .call(Method::POST, "/d/default/nn/tokenizer")
+        .json(&json!({ "model": "embedder", "texts": ["hello world", ""], "ids": [1, 2] }))
+        .send()
+        .await
+        .unwrap();
     let answer: Value = response.json().await.unwrap();
-    let lengths: Vec<_> = answer["encode"].as_array().unwrap_or_else(|| panic!("{answer}")).iter().map(|e| e["ids"].as_array().unwrap().len()).collect();
-    let counts: Vec<_> = answer["count"].as_array().unwrap().iter().map(|n| usize::try_from(n.as_u64().unwrap()).unwrap()).collect();
+    let lengths: Vec<_> = answer["encode"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{answer}"))
+        .iter()
+        .map(|e| e["ids"].as_array().unwrap().len())
+        .collect();
+    let counts: Vec<_> =
+        answer["count"].as_array().unwrap().iter().map(|n| usize::try_from(n.as_u64().unwrap()).unwrap()).collect();
     assert_eq!(lengths, counts, "{answer}");
     assert!(answer["decode"].is_string(), "{answer}");
-    let too_much = server.call(Method::POST, "/d/default/nn/tokenizer")
-        .json(&json!({ "model": "embedder", "texts": ["hello "], "repeat": 1_500_000 })).send().await.unwrap();
+    let too_much = server
+        .call(Method::POST, "/d/default/nn/tokenizer")
+        .json(&json!({ "model": "embedder", "texts": ["hello "], "repeat": 1_500_000 }))
+        .send()
+        .await
+        .unwrap();
     let answer: Value = too_much.json().await.unwrap();
     assert!(answer["encode"]["error"].is_object(), "9 MB of text is refused: {answer}");
 }

@@ -78,16 +78,31 @@ async fn revisions_switch_and_roll_back() {
         response.text().await.unwrap()
     };
     assert!(greeting().await.contains("three"));
-    let back = server.api(Method::POST, "/projects/default/deployments/greeter/rollback").json(&json!({})).send().await.unwrap();
+    let back = server
+        .api(Method::POST, "/projects/default/deployments/greeter/rollback")
+        .json(&json!({}))
+        .send()
+        .await
+        .unwrap();
     assert!(back.status().is_success());
     assert!(greeting().await.contains("two"), "without a number: the one before");
-    let back = server.api(Method::POST, "/projects/default/deployments/greeter/rollback").json(&json!({ "revision": 1 })).send().await.unwrap();
+    let back = server
+        .api(Method::POST, "/projects/default/deployments/greeter/rollback")
+        .json(&json!({ "revision": 1 }))
+        .send()
+        .await
+        .unwrap();
     assert!(back.status().is_success());
     assert!(greeting().await.contains("one"));
     let shown = server.get("/projects/default/deployments/greeter/revisions").await;
     let numbers: Vec<_> = shown["data"].as_array().unwrap().iter().map(|r| r["number"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [3, 2, 1], "nothing is lost by going back");
-    let unknown = server.api(Method::POST, "/projects/default/deployments/greeter/rollback").json(&json!({ "revision": 9 })).send().await.unwrap();
+    let unknown = server
+        .api(Method::POST, "/projects/default/deployments/greeter/rollback")
+        .json(&json!({ "revision": 9 }))
+        .send()
+        .await
+        .unwrap();
     assert!(unknown.status().is_client_error());
 }
 
@@ -100,7 +115,10 @@ async fn bad_specs_name_every_problem() {
         .deploy("bad", json!({ "handler": handler, "limits": { "deadline_ms_max": 0, "memory_bytes_max": 1 } }))
         .await;
     let text = answer.to_string();
-    assert!(status.is_client_error() && text.contains("deadline_ms_max") && text.contains("memory_bytes_max"), "{text}");
+    assert!(
+        status.is_client_error() && text.contains("deadline_ms_max") && text.contains("memory_bytes_max"),
+        "{text}"
+    );
     let (status, answer) = server.deploy("bad", json!({ "handler": handler, "models": { "m": "nobody" } })).await;
     assert!(status.is_client_error() && answer.to_string().contains("nobody"), "{answer}");
     let (status, answer) = server.deploy("bad", json!({ "handler": handler, "typo": 1 })).await;

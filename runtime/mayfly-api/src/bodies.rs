@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 
 pub use call::{CallDetail, CallLine, LogLine, Usage, UsageGroup};
 pub use deployment::{
-    Deployed, Deployment, DeploymentStatus, DeploymentSummary, Grant, Handler, HandlerSource, ModelEntry, ModelTable,
-    ModelStatus, NewDeployment, Revision, Rollback, Tier,
+    Deployed, Deployment, DeploymentStatus, DeploymentSummary, Grant, Handler, HandlerSource, ModelEntry, ModelStatus,
+    ModelTable, NewDeployment, Revision, Rollback, Tier,
 };
 pub use key::{CreatedKey, Key, NewKey, Scope};
 pub use model::{Artifact, Dimension, Model, ModelOwner, ModelTensor};

@@ -126,8 +126,6 @@ impl http_body::Body for Streamed {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
     use futures::stream;
     use http_body_util::StreamBody;
 

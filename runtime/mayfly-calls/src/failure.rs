@@ -187,8 +187,6 @@ impl From<JournalError> for Failure {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -200,7 +198,7 @@ mod tests {
         let status = response.status().as_u16();
         let text = response.into_body().collect().await.unwrap().to_bytes();
         let envelope: ErrorEnvelope = serde_json::from_slice(&text).unwrap();
-        assert_eq!(envelope.error.code.is_empty(), false);
+        assert!(!envelope.error.code.is_empty());
         (status, envelope.error.message, wait, retry)
     }
 

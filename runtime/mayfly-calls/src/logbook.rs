@@ -145,8 +145,6 @@ impl LogSink for CallLog {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
     use super::*;
 
     fn book(lines: u32, bytes: u32, deployments: u32) -> LogBook {

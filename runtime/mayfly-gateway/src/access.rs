@@ -107,7 +107,6 @@ pub(crate) fn may_deploy(key: &Key) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_types::KeyId;

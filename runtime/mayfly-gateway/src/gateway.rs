@@ -213,7 +213,6 @@ fn local_url(address: SocketAddr) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

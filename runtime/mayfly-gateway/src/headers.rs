@@ -43,7 +43,9 @@ pub(crate) fn fits(parts: &http::request::Parts, config: &GatewayConfig) -> bool
 /// Whether the caller takes trailers (`TE: trailers`).
 pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
     headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.split(',').any(|part| part.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers")))
+        value
+            .split(',')
+            .any(|part| part.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("trailers")))
     })
 }
 
@@ -127,13 +129,20 @@ pub(crate) fn harden_shared_origin(headers: &mut HeaderMap) {
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.remove(SET_COOKIE);
     // They speak for the whole origin, which is not the handler's alone.
-    for name in ["strict-transport-security", "clear-site-data", "service-worker-allowed", "public-key-pins", "alt-svc", "nel", "report-to"] {
+    for name in [
+        "strict-transport-security",
+        "clear-site-data",
+        "service-worker-allowed",
+        "public-key-pins",
+        "alt-svc",
+        "nel",
+        "report-to",
+    ] {
         headers.remove(name);
     }
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -159,10 +168,28 @@ mod tests {
     #[test]
     fn no_key_and_no_internal_header_is_handed_on() {
         for name in [
-            "authorization", "api-key", "x-api-key", "x-mayfly-tenant", "X-Mayfly-Anything", "forwarded",
-            "x-forwarded-for", "x-forwarded-whatever", "x-real-ip", "via", "connection", "keep-alive", "te", "trailer",
-            "transfer-encoding", "upgrade", "proxy-authorization", "proxy-connection", "expect", "http2-settings",
-            "x-request-id", "host",
+            "authorization",
+            "api-key",
+            "x-api-key",
+            "x-mayfly-tenant",
+            "X-Mayfly-Anything",
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-whatever",
+            "x-real-ip",
+            "via",
+            "connection",
+            "keep-alive",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "proxy-authorization",
+            "proxy-connection",
+            "expect",
+            "http2-settings",
+            "x-request-id",
+            "host",
         ] {
             assert_eq!(cleaned(&[(name, "x"), (name, "y")]), [], "{name}");
         }
@@ -170,13 +197,21 @@ mod tests {
 
     #[test]
     fn what_connection_names_goes_too() {
-        let left = cleaned(&[("connection", "close, x-secret ,Content-Length"), ("x-secret", "1"), ("content-length", "3"), ("accept", "*/*")]);
+        let left = cleaned(&[
+            ("connection", "close, x-secret ,Content-Length"),
+            ("x-secret", "1"),
+            ("content-length", "3"),
+            ("accept", "*/*"),
+        ]);
         assert_eq!(left, [("accept".into(), "*/*".into()), ("content-length".into(), "3".into())]);
     }
 
     #[test]
     fn our_cookies_go_and_others_stay() {
-        assert_eq!(cleaned(&[("cookie", "a=1; mayfly_session=s; b=2"), ("cookie", "MAYFLY=x")]), [("cookie".into(), "a=1; b=2".into())]);
+        assert_eq!(
+            cleaned(&[("cookie", "a=1; mayfly_session=s; b=2"), ("cookie", "MAYFLY=x")]),
+            [("cookie".into(), "a=1; b=2".into())]
+        );
         assert_eq!(cleaned(&[("cookie", "a=1;b=2")]), [("cookie".into(), "a=1;b=2".into())]);
         assert_eq!(cleaned(&[("cookie", "mayflyx=1")]), []);
     }
@@ -209,10 +244,19 @@ mod tests {
 
     #[test]
     fn shared_origins_are_hardened() {
-        let mut headers = map(&[("set-cookie", "a=1"), ("content-security-policy", "default-src *"), ("x-own", "1"), ("clear-site-data", "*")]);
+        let mut headers = map(&[
+            ("set-cookie", "a=1"),
+            ("content-security-policy", "default-src *"),
+            ("x-own", "1"),
+            ("clear-site-data", "*"),
+        ]);
         harden_shared_origin(&mut headers);
         assert_eq!(headers.get("content-security-policy").unwrap(), "sandbox");
         assert_eq!(headers.get("x-content-type-options").unwrap(), "nosniff");
-        assert!(!headers.contains_key("set-cookie") && !headers.contains_key("clear-site-data") && headers.contains_key("x-own"));
+        assert!(
+            !headers.contains_key("set-cookie")
+                && !headers.contains_key("clear-site-data")
+                && headers.contains_key("x-own")
+        );
     }
 }

@@ -154,17 +154,23 @@ pub(crate) async fn read_held(mut body: Body, limit: u64, room: &Room) -> Result
 ///
 /// # Errors
 /// [`ReadError`].
-pub(crate) async fn read(body: impl http_body::Body<Data = Bytes, Error: Into<BoxError>>, limit: u64) -> Result<Bytes, ReadError> {
+pub(crate) async fn read(
+    body: impl http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+    limit: u64,
+) -> Result<Bytes, ReadError> {
     let limit_here = usize::try_from(limit).unwrap_or(usize::MAX);
     http_body_util::Limited::new(body, limit_here).collect().await.map(http_body_util::Collected::to_bytes).map_err(
         |error| {
-            if error.is::<http_body_util::LengthLimitError>() { ReadError::TooLong { limit } } else { ReadError::Incomplete }
+            if error.is::<http_body_util::LengthLimitError>() {
+                ReadError::TooLong { limit }
+            } else {
+                ReadError::Incomplete
+            }
         },
     )
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use futures::stream;
@@ -177,9 +183,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stops_is_an_error() {
-        let stuck = StreamBody::new(
-            stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from("a")))]).chain(stream::pending()),
-        );
+        let stuck =
+            StreamBody::new(stream::iter([Ok::<_, BoxError>(Frame::data(Bytes::from("a")))]).chain(stream::pending()));
         use futures::StreamExt;
         let mut body = Paced::new(Box::pin(stuck), Duration::from_secs(5));
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");

@@ -25,9 +25,21 @@ pub(crate) fn text(figures: &Figures) -> String {
     page.single("mayfly_deployments", "gauge", "Registered deployments.", figures.deployments);
     page.single("mayfly_calls_open", "gauge", "Calls that have not settled.", status.calls_open);
     page.labelled("mayfly_calls_total", "counter", "Calls that ended, by outcome.", "outcome", &status.calls_total);
-    page.labelled("mayfly_calls_cold_total", "counter", "Calls that ended, by how cold they were.", "cold", &status.cold_total);
+    page.labelled(
+        "mayfly_calls_cold_total",
+        "counter",
+        "Calls that ended, by how cold they were.",
+        "cold",
+        &status.cold_total,
+    );
     page.histogram("mayfly_call_duration_seconds", "Time from a call's head to its settlement.", &status.call_seconds);
-    page.labelled("mayfly_tokens_total", "counter", "Usage by meter, in the meter's unit.", "meter", &status.usage_total);
+    page.labelled(
+        "mayfly_tokens_total",
+        "counter",
+        "Usage by meter, in the meter's unit.",
+        "meter",
+        &status.usage_total,
+    );
     page.single("mayfly_instances", "gauge", "Instances alive.", status.instances.0);
     page.single("mayfly_instances_made_total", "counter", "Instances made.", status.instances.1);
     page.single("mayfly_code_mapped", "gauge", "Components mapped.", status.code.0);
@@ -35,7 +47,12 @@ pub(crate) fn text(figures: &Figures) -> String {
     page.single("mayfly_models_loaded", "gauge", "Models loaded.", status.models.0);
     page.single("mayfly_model_loads_total", "counter", "Loads of models.", status.models.1);
     page.single("mayfly_model_unloads_total", "counter", "Models dropped.", status.models.2);
-    page.single("mayfly_model_bytes", "gauge", "Resident bytes that loading the models added, as measured.", status.models.3);
+    page.single(
+        "mayfly_model_bytes",
+        "gauge",
+        "Resident bytes that loading the models added, as measured.",
+        status.models.3,
+    );
     let tiers = figures.tiers.iter().map(|(project, deployment, tier)| {
         (vec![("project", project.as_str()), ("deployment", deployment.as_str()), ("tier", tier.as_str())], 1)
     });
@@ -63,7 +80,8 @@ impl Page {
     ) {
         self.head(name, kind, help);
         for (labels, value) in samples {
-            let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect();
+            let labels: Vec<String> =
+                labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect();
             let _ = writeln!(self.0, "{name}{{{}}} {value}", labels.join(","));
         }
     }
@@ -103,7 +121,6 @@ fn resident_in(status: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -117,14 +117,8 @@ async fn accept<A, F>(
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let connection = serve(
-            stream,
-            Arc::clone(&protocol),
-            allowed.clone(),
-            stop.clone(),
-            cut.clone(),
-            answer.clone(),
-        );
+        let connection =
+            serve(stream, Arc::clone(&protocol), allowed.clone(), stop.clone(), cut.clone(), answer.clone());
         tasks.spawn(async move {
             connection.await;
             drop(place);

@@ -109,7 +109,6 @@ pub(crate) fn host(parts: &http::request::Parts) -> Option<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -137,7 +136,15 @@ mod tests {
         assert_eq!(found("emb--default.mf.example.com"), Some(("default".into(), "emb".into())));
         assert_eq!(found("EMB--default.MF.example.com:8080"), Some(("default".into(), "emb".into())));
         assert_eq!(found("a-b--c-d.mf.example.com"), Some(("c-d".into(), "a-b".into())));
-        for other in ["mf.example.com", "emb.mf.example.com", "emb--p.example.com", "a--b--c.mf.example.com", "x--y.zmf.example.com", "a.b--c.mf.example.com", ""] {
+        for other in [
+            "mf.example.com",
+            "emb.mf.example.com",
+            "emb--p.example.com",
+            "a--b--c.mf.example.com",
+            "x--y.zmf.example.com",
+            "a.b--c.mf.example.com",
+            "",
+        ] {
             assert_eq!(found(other), None, "{other}");
         }
     }

@@ -171,8 +171,8 @@ impl Mapped {
             let pre = load(&source.engine, &source.linker, &path)?;
             check_handler(&pre, &source.linker)
         })
-            .await
-            .unwrap_or_else(|error| Err(wasmtime::Error::msg(format!("mapping code: {error}"))))
+        .await
+        .unwrap_or_else(|error| Err(wasmtime::Error::msg(format!("mapping code: {error}"))))
     }
 }
 

@@ -6,7 +6,9 @@ use crate::TensorError;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No shared library in any of the places looked at.
-    #[error("ONNX Runtime's shared library was not found; looked at: {looked}. Run tests/run.sh or examples/quickstart/run.sh once, or set MAYFLY_ORT_DYLIB")]
+    #[error(
+        "ONNX Runtime's shared library was not found; looked at: {looked}. Run tests/run.sh or examples/quickstart/run.sh once, or set MAYFLY_ORT_DYLIB"
+    )]
     NotFound {
         /// The places, comma-separated (an operator reads this, not a tenant).
         looked: String,

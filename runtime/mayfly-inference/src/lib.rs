@@ -26,7 +26,7 @@ pub use package::{
     DimensionInfo, ImportPolicy, Imported, ModelInfo, Package, Role, TensorInfo, import, probe, probe_in_child,
 };
 pub use prepare::{Output, Prepared, RunLimits};
-pub use residency::{Resident, Residency};
+pub use residency::{Residency, Resident};
 pub use runtime::{Inference, RunStats, RuntimeInfo};
 pub use tensor::{ElementType, Tensor, TensorError};
 pub use tokenizer::{EncodeOptions, Encoding};

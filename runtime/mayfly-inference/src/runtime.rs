@@ -45,6 +45,7 @@ pub struct Inference(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     info: RuntimeInfo,
+    output_bytes_max: u64,
     residents: Arc<Residents>,
     bell: Bell,
 }
@@ -72,12 +73,17 @@ impl Inference {
         let residents = Arc::new(Residents::new(&config, options, Box::new(bell.clone())));
         clock::start(Arc::downgrade(&residents), bell.clone())
             .map_err(|error| StartError::Unusable(format!("no thread for the idle clock: {error}")))?;
-        Ok(Self(Arc::new(Inner { info, residents, bell })))
+        Ok(Self(Arc::new(Inner { info, output_bytes_max: config.output_bytes_max, residents, bell })))
     }
 
     /// Version, place and providers.
     pub fn info(&self) -> &RuntimeInfo {
         &self.0.info
+    }
+
+    /// The most bytes the outputs of one run may take on this node: whoever prepares a run stays within it.
+    pub fn output_bytes_max(&self) -> u64 {
+        self.0.output_bytes_max
     }
 
     /// Runs what was prepared: loads the model if it is not loaded (once, however many ask), queues, runs.

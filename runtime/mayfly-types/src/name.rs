@@ -33,7 +33,11 @@ impl FromStr for Name {
             && !text.starts_with('-')
             && !text.ends_with('-')
             && !text.contains("--");
-        if fits { Ok(Self(text.into())) } else { Err(NameError(text.chars().take(64).filter(|c| !c.is_control()).collect())) }
+        if fits {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError(text.chars().take(64).filter(|c| !c.is_control()).collect()))
+        }
     }
 }
 

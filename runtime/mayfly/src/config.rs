@@ -112,9 +112,9 @@ impl Config {
         if !self.server.data_dir.as_os_str().is_empty() {
             return Ok(self.server.data_dir.clone());
         }
-        user_data_dir().map(|folder| folder.join("server")).context(
-            "no data folder: set server.data_dir, --data-dir or HOME",
-        )
+        user_data_dir()
+            .map(|folder| folder.join("server"))
+            .context("no data folder: set server.data_dir, --data-dir or HOME")
     }
 }
 

@@ -60,7 +60,11 @@ fn library(config: &Config) -> Vec<Check> {
                     "execution providers",
                     Verdict::Good,
                     providers,
-                    if cuda { "" } else { "models run on the CPU; for `cuda` set MAYFLY_ORT_DYLIB to a CUDA build of the library" },
+                    if cuda {
+                        ""
+                    } else {
+                        "models run on the CPU; for `cuda` set MAYFLY_ORT_DYLIB to a CUDA build of the library"
+                    },
                 ),
             ]
         }
@@ -129,7 +133,12 @@ fn data_folder(config: &Config) -> Check {
     let nearest = folder.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/"));
     let writable = rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK).is_ok();
     if !writable {
-        return Check::new(NAME, Verdict::Bad, format!("{} cannot be written", nearest.display()), "choose another with --data-dir");
+        return Check::new(
+            NAME,
+            Verdict::Bad,
+            format!("{} cannot be written", nearest.display()),
+            "choose another with --data-dir",
+        );
     }
     match rustix::fs::statvfs(nearest) {
         Ok(stat) => {

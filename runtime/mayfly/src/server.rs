@@ -44,10 +44,14 @@ impl Server {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let child = std::env::current_exe().context("finding this binary, which is also its own limited child")?;
         let folder = config.data_dir()?;
-        let store = tokio::task::spawn_blocking(move || Store::open(&folder)).await?.context("opening the data folder")?;
+        let store =
+            tokio::task::spawn_blocking(move || Store::open(&folder)).await?.context("opening the data folder")?;
         let settled = store.journal().recover(now()).await.context("settling calls of earlier starts")?;
         if settled > 0 {
-            tracing::warn!(calls = settled, "an earlier start was cut off; its open calls are settled as far as they were durable");
+            tracing::warn!(
+                calls = settled,
+                "an earlier start was cut off; its open calls are settled as far as they were durable"
+            );
         }
 
         let inference = Inference::start(config.inference.clone())?;
@@ -59,13 +63,8 @@ impl Server {
 
         let recompile = Arc::new(Recompiler(control.clone()));
         let calls = Calls::new(config.calls.clone(), host.clone(), inference.clone(), store.journal(), recompile);
-        let parts = Parts {
-            calls,
-            control,
-            directory,
-            journal: store.journal(),
-            node: describe(&config, &host, &inference),
-        };
+        let parts =
+            Parts { calls, control, directory, journal: store.journal(), node: describe(&config, &host, &inference) };
         let gateway = Gateway::new(config.gateway.clone(), parts);
 
         let listen = async |address: SocketAddr, what: &str| {
@@ -105,7 +104,8 @@ fn control(config: &Config, store: &Store, host: Host, child: &Path) -> Control 
         ort_dylib: config.inference.ort_dylib.clone(),
         ..ImportPolicy::default()
     };
-    let settings = mayfly_registry::Config { component_bytes_max: config.host.component_bytes_max, ..config.registry.clone() };
+    let settings =
+        mayfly_registry::Config { component_bytes_max: config.host.component_bytes_max, ..config.registry.clone() };
     Control::new(store.records(), store.artifacts(), host, builtins::components(), policy, child.to_owned())
         .configure(settings)
 }

@@ -66,7 +66,12 @@ impl Error {
             (String::new(), format!("the server answered {status}: {text}"))
         };
         // It may come from anything that listens there.
-        Self::Refused { status, code: mayfly_api::clean_line(&code), message: mayfly_api::clean_line(&message), request_id }
+        Self::Refused {
+            status,
+            code: mayfly_api::clean_line(&code),
+            message: mayfly_api::clean_line(&message),
+            request_id,
+        }
     }
 }
 
@@ -76,7 +81,8 @@ mod tests {
 
     #[test]
     fn three_kinds_of_bodies() {
-        let problem = br#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no such project","code":"not_found"}"#;
+        let problem =
+            br#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no such project","code":"not_found"}"#;
         let error = Error::refused(404, None, problem);
         assert_eq!((error.code(), error.to_string().as_str()), (Some("not_found"), "no such project"));
         assert!(error.is_not_found());

@@ -92,6 +92,9 @@ mod tests {
     #[test]
     fn places() {
         assert_eq!(ModelPlace::Host.path(&["m"]), ["api", "v1", "models", "m"]);
-        assert_eq!(ModelPlace::Project("p").path(&["m", "approve"]), ["api", "v1", "projects", "p", "models", "m", "approve"]);
+        assert_eq!(
+            ModelPlace::Project("p").path(&["m", "approve"]),
+            ["api", "v1", "projects", "p", "models", "m", "approve"]
+        );
     }
 }

@@ -85,7 +85,8 @@ impl Package {
 
     /// `model.onnx`, the files beside it that it says its tensors are in, and `model.toml`.
     fn file_and_its_data(&mut self, path: &Path) -> Result<(), PackageError> {
-        let text = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned()).unwrap_or_default();
+        let text =
+            |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned()).unwrap_or_default();
         let name = text(path.file_name());
         self.file(name.clone(), path.to_owned(), &stat(path)?)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -122,9 +123,14 @@ impl Package {
             header.set_entry_type(tar::EntryType::Regular);
             header.set_size(length);
             header.set_mode(0o644);
-            archive.append_data(&mut header, name, io::Read::take(file, length)).map_err(|source| io_error(path, source))?;
+            archive
+                .append_data(&mut header, name, io::Read::take(file, length))
+                .map_err(|source| io_error(path, source))?;
         }
-        archive.into_inner().and_then(|mut writer| writer.flush()).map_err(|source| io_error(Path::new("the archive"), source))
+        archive
+            .into_inner()
+            .and_then(|mut writer| writer.flush())
+            .map_err(|source| io_error(Path::new("the archive"), source))
     }
 }
 
@@ -175,7 +181,6 @@ fn io_error(path: &Path, source: io::Error) -> PackageError {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -196,7 +201,8 @@ mod tests {
         let mut archive = Vec::new();
         package.write(&mut archive).unwrap();
         let mut reader = tar::Archive::new(archive.as_slice());
-        let read: Vec<String> = reader.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
+        let read: Vec<String> =
+            reader.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
         assert_eq!(read, ["config.json", "onnx/model.onnx"]);
     }
 

@@ -123,7 +123,6 @@ impl Write for Pieces {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,7 +131,7 @@ mod tests {
     async fn a_file_is_sent_whole_and_progress_is_told() {
         use http_body_util::BodyExt;
         let file = tempfile::NamedTempFile::new().unwrap();
-        let bytes: Vec<u8> = (0..PIECE_BYTES * 2 + 7).map(|n| (n % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..PIECE_BYTES * 2 + 7).map(|n| u8::try_from(n % 251).unwrap()).collect();
         std::fs::write(file.path(), &bytes).unwrap();
         let last = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&last);

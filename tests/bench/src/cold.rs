@@ -34,7 +34,12 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
     for index in 0..count {
         let path = format!("/d/default/cold-{index}/");
         let first = connection.call("GET", &path, b"")?;
-        ensure!(first.status == 200, "cold-{index} answered {}: {}", first.status, String::from_utf8_lossy(&first.body));
+        ensure!(
+            first.status == 200,
+            "cold-{index} answered {}: {}",
+            first.status,
+            String::from_utf8_lossy(&first.body)
+        );
         ensure!(first.header("x-mayfly-cold") == Some("code"), "cold-{index} was {:?}", first.header("x-mayfly-cold"));
         cold.push(first.first_byte);
         let second = connection.call("GET", &path, b"")?;

@@ -55,7 +55,11 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
         ratio: Some(ratio),
         target: "ratio <= 1.25",
         pass: ratio <= 1.25,
-        note: format!("p50 of {runs}, HTTP against in-process ort + tokenizers, {threads} threads, 8 tokens; p99 {:.2} / {:.2}", ours.quantile_ms(0.99), theirs.quantile_ms(0.99)),
+        note: format!(
+            "p50 of {runs}, HTTP against in-process ort + tokenizers, {threads} threads, 8 tokens; p99 {:.2} / {:.2}",
+            ours.quantile_ms(0.99),
+            theirs.quantile_ms(0.99)
+        ),
     })
 }
 

@@ -45,11 +45,8 @@ struct Bench {
 
 type Measure = fn(&Bench) -> anyhow::Result<Row>;
 
-const ROWS: [(&str, Measure); 3] = [
-    (cold::NAME, cold::measure),
-    (embeddings::NAME, embeddings::measure),
-    (registered::NAME, registered::measure),
-];
+const ROWS: [(&str, Measure); 3] =
+    [(cold::NAME, cold::measure), (embeddings::NAME, embeddings::measure), (registered::NAME, registered::measure)];
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();

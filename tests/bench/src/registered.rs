@@ -44,7 +44,10 @@ fn resident_after_restart(server: &mut Server) -> anyhow::Result<u64> {
     server.restart()?;
     let mut connection = server.connect()?;
     for _ in 0..20 {
-        anyhow::ensure!(connection.call("GET", "/d/default/first/", b"")?.status == 200, "the first deployment does not answer");
+        anyhow::ensure!(
+            connection.call("GET", "/d/default/first/", b"")?.status == 200,
+            "the first deployment does not answer"
+        );
     }
     server.resident_bytes()
 }

@@ -38,7 +38,10 @@ impl Row {
 /// Prints the rows as a table.
 #[expect(clippy::print_stdout, reason = "the table is the output")]
 pub(crate) fn print(rows: &[Row]) {
-    println!("{:<28} {:>10} {:>10} {:<4} {:>7}  {:<28} {:<5} note", "row", "ours", "peer", "unit", "ratio", "target", "pass");
+    println!(
+        "{:<28} {:>10} {:>10} {:<4} {:>7}  {:<28} {:<5} note",
+        "row", "ours", "peer", "unit", "ratio", "target", "pass"
+    );
     for row in rows {
         println!(
             "{:<28} {:>10} {:>10} {:<4} {:>7}  {:<28} {:<5} {}",

@@ -65,7 +65,8 @@ impl Server {
     }
 
     pub(crate) fn deploy_builtin(&self, builtin: &str, name: &str, models: &[(&str, &str)]) -> anyhow::Result<()> {
-        let models: serde_json::Map<_, _> = models.iter().map(|&(alias, model)| (alias.to_owned(), json!(model))).collect();
+        let models: serde_json::Map<_, _> =
+            models.iter().map(|&(alias, model)| (alias.to_owned(), json!(model))).collect();
         deploy(&mut self.connect_admin()?, name, &json!({ "handler": { "builtin": builtin }, "models": models }))
     }
 

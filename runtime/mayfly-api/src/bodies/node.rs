@@ -27,7 +27,7 @@ pub struct OnnxRuntime {
 /// A limit of the node.
 pub type NodeLimit = u64;
 
-/// This node.
+/// This node. Figures over all tenants are there for the operator only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Mayfly's version.
@@ -47,17 +47,23 @@ pub struct Node {
     #[schema(value_type = Object)]
     pub guest_limits: GuestLimits,
     /// Registered deployments.
-    pub deployments: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployments: Option<u64>,
     /// Calls that have not settled.
-    pub calls_open: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_open: Option<u64>,
     /// Instances alive.
-    pub instances: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<u32>,
     /// Components mapped.
-    pub code_mapped: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code_mapped: Option<u64>,
     /// Models loaded.
-    pub models_loaded: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models_loaded: Option<u64>,
     /// Bytes that loading them added, as measured.
-    pub model_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_bytes: Option<u64>,
     /// Resident memory of the process, if the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,

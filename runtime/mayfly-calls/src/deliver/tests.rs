@@ -1,7 +1,5 @@
 //! The order of ledger and answer, with a scripted handler and a ledger in memory.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -50,7 +48,7 @@ impl Memory {
 
     /// Tokens that are durable.
     fn billed(&self) -> i64 {
-        self.rows().last().map_or(0, |row| tokens(row))
+        self.rows().last().map_or(0, tokens)
     }
 }
 

@@ -21,7 +21,11 @@ pub(crate) struct Caller {
 }
 
 /// Lets only keys of the control plane through.
-pub(crate) async fn authenticate(State(gateway): State<Gateway>, mut request: Request, next: Next) -> Result<Response, Failure> {
+pub(crate) async fn authenticate(
+    State(gateway): State<Gateway>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
     let key = access::authenticate(&gateway.0.parts.directory, request.headers()).await?;
     let key = key.ok_or_else(Failure::unauthorized)?;
     if !access::may_deploy(&key) {
@@ -52,7 +56,12 @@ impl Caller {
     }
 
     /// The deployment of that name, if it is within reach; else it is not there.
-    pub(crate) async fn deployment(&self, gateway: &Gateway, project: &str, name: &str) -> Result<(Project, Deployment), Failure> {
+    pub(crate) async fn deployment(
+        &self,
+        gateway: &Gateway,
+        project: &str,
+        name: &str,
+    ) -> Result<(Project, Deployment), Failure> {
         let missing = || Failure::not_found("deployment");
         let found = gateway.records().project_named(project).await?;
         let project = found.filter(|project| self.reach.sees(project)).ok_or_else(missing)?;

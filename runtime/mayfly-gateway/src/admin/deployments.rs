@@ -91,7 +91,10 @@ pub(crate) async fn deploy(
     // A task of its own: a deploy that has begun ends, even if whoever asked has left.
     let deploying = tokio::spawn(async move { control.deploy(request).await });
     let done = deploying.await.map_err(|error| Failure::internal(&error.to_string()))??;
-    caller.audit("deployment.deploy", &format_args!("{}/{} revision {}", project.name, done.deployment.name, done.revision.number));
+    caller.audit(
+        "deployment.deploy",
+        &format_args!("{}/{} revision {}", project.name, done.deployment.name, done.revision.number),
+    );
     let deployment = detail(&gateway, &project, &done.deployment, Some(&done.revision)).await?;
     Ok(Reply(Deployed { deployment, changed: done.changed, compiled: done.compiled }))
 }
@@ -151,19 +154,24 @@ pub(crate) async fn rollback(
     let (project, mut deployment) = caller.deployment(&gateway, &project, &name).await?;
     let revision = gateway.0.parts.control.rollback(&deployment, rollback.revision).await?;
     deployment.active = Some(revision.id);
-    caller.audit("deployment.rollback", &format_args!("{}/{} revision {}", project.name, deployment.name, revision.number));
+    caller.audit(
+        "deployment.rollback",
+        &format_args!("{}/{} revision {}", project.name, deployment.name, revision.number),
+    );
     Ok(Reply(detail(&gateway, &project, &deployment, Some(&revision)).await?))
 }
 
 fn grants(models: BTreeMap<Name, api::ModelEntry>) -> Result<BTreeMap<Name, ModelEntry>, Failure> {
     let entry = |entry: api::ModelEntry| -> Result<ModelEntry, Failure> {
         match entry {
-        api::ModelEntry::Name(name) => Ok(ModelEntry::Name(name)),
-        api::ModelEntry::Table(table) => {
-            let device: mayfly_inference::Device =
-                table.device.parse().map_err(|error| Failure::invalid(format!("model `{}`: {error}", table.model)))?;
-            Ok(ModelEntry::Table(ModelTable { model: table.model, device, all_positions: table.all_positions }))
-        }
+            api::ModelEntry::Name(name) => Ok(ModelEntry::Name(name)),
+            api::ModelEntry::Table(table) => {
+                let device: mayfly_inference::Device = table
+                    .device
+                    .parse()
+                    .map_err(|error| Failure::invalid(format!("model `{}`: {error}", table.model)))?;
+                Ok(ModelEntry::Table(ModelTable { model: table.model, device, all_positions: table.all_positions }))
+            }
         }
     };
     models.into_iter().map(|(alias, model)| Ok((alias, entry(model)?))).collect()
@@ -191,12 +199,17 @@ async fn detail(
     })
 }
 
-async fn shown_revision(gateway: &Gateway, deployment: &Deployment, revision: &Revision) -> Result<api::Revision, Failure> {
+async fn shown_revision(
+    gateway: &Gateway,
+    deployment: &Deployment,
+    revision: &Revision,
+) -> Result<api::Revision, Failure> {
     let mut models = BTreeMap::new();
     for (alias, grant) in &revision.spec.models {
         let name = gateway.records().model(grant.model).await?.map(|model| model.name);
         let device = grant.device.to_string();
-        models.insert(alias.clone(), api::Grant { model: grant.model, name, device, all_positions: grant.all_positions });
+        models
+            .insert(alias.clone(), api::Grant { model: grant.model, name, device, all_positions: grant.all_positions });
     }
     Ok(api::Revision {
         id: revision.id,
@@ -229,7 +242,6 @@ pub(crate) fn tier(tier: Tier) -> api::Tier {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -242,7 +254,9 @@ mod tests {
         assert_eq!(new.limits.deadline_ms_max, 1000);
         let grants = grants(new.models).unwrap();
         assert_eq!(grants.len(), 2);
-        assert!(matches!(&grants["other"], ModelEntry::Table(table) if table.all_positions && table.device == mayfly_inference::Device::Cuda));
+        assert!(
+            matches!(&grants["other"], ModelEntry::Table(table) if table.all_positions && table.device == mayfly_inference::Device::Cuda)
+        );
     }
 
     #[test]
@@ -259,7 +273,8 @@ mod tests {
             assert!(serde_json::from_str::<NewDeployment>(body).is_err(), "{body}");
         }
         let new: NewDeployment =
-            serde_json::from_str(r#"{"handler": {"builtin": "a"}, "models": {"m": {"model": "x", "device": "tpu"}}}"#).unwrap();
+            serde_json::from_str(r#"{"handler": {"builtin": "a"}, "models": {"m": {"model": "x", "device": "tpu"}}}"#)
+                .unwrap();
         assert!(grants(new.models).unwrap_err().message.contains("tpu"));
     }
 }

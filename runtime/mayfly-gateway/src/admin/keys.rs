@@ -56,7 +56,11 @@ pub(crate) async fn create(
 /// Revokes a key.
 #[utoipa::path(delete, path = "/api/v1/keys/{id}", tag = "keys", params(("id" = String, Path, description = "The key's id")),
     responses((status = 204, description = "Revoked"), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
-pub(crate) async fn revoke(State(gateway): State<Gateway>, caller: Caller, Path(id): Path<String>) -> Answer<StatusCode> {
+pub(crate) async fn revoke(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
     let missing = || Failure::not_found("key");
     let id: KeyId = id.parse().map_err(|_| missing())?;
     let key = gateway.records().key(id).await?;
@@ -79,7 +83,9 @@ fn check(new: &NewKey, reach: Reach) -> Result<(), Failure> {
     }
     let admin = new.scopes.contains(&Scope::Admin);
     if admin && (new.tenant.is_some() || new.project.is_some()) {
-        return Err(Failure::invalid("a key with the scope `admin` is the operator's: it has no tenant and no project"));
+        return Err(Failure::invalid(
+            "a key with the scope `admin` is the operator's: it has no tenant and no project",
+        ));
     }
     if reach == Reach::Host && !admin && new.tenant.is_none() && new.project.is_none() {
         return Err(Failure::invalid("`project` or `tenant` is missing: say what the key may reach"));
@@ -91,7 +97,11 @@ fn check(new: &NewKey, reach: Reach) -> Result<(), Failure> {
 }
 
 /// The tenant and project a new key will be bound to.
-async fn place(gateway: &Gateway, caller: &Caller, new: &NewKey) -> Result<(Option<TenantId>, Option<ProjectId>), Failure> {
+async fn place(
+    gateway: &Gateway,
+    caller: &Caller,
+    new: &NewKey,
+) -> Result<(Option<TenantId>, Option<ProjectId>), Failure> {
     let named = match &new.tenant {
         Some(name) => {
             let found = gateway.records().tenant_named(name.as_str()).await?;
@@ -120,7 +130,6 @@ async fn place(gateway: &Gateway, caller: &Caller, new: &NewKey) -> Result<(Opti
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_api::ErrorCode;
@@ -140,7 +149,10 @@ mod tests {
         let tenant = Reach::Tenant(TenantId::new());
         assert!(check(&new(&[Scope::Call], None), tenant).is_ok());
         assert_eq!(check(&new(&[Scope::Deploy], None), tenant).unwrap_err().code, ErrorCode::InsufficientScope);
-        assert_eq!(check(&new(&[Scope::Call, Scope::Admin], None), tenant).unwrap_err().code, ErrorCode::InsufficientScope);
+        assert_eq!(
+            check(&new(&[Scope::Call, Scope::Admin], None), tenant).unwrap_err().code,
+            ErrorCode::InsufficientScope
+        );
         assert!(check(&new(&[Scope::Admin], None), Reach::Host).is_ok());
         assert!(check(&new(&[Scope::Deploy], Some("p")), Reach::Host).is_ok());
     }

@@ -11,9 +11,9 @@ use http::header::CONTENT_TYPE;
 use mayfly_api::{LogLine, Timestamp};
 use mayfly_calls::LogEntry;
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::Answer;
@@ -131,7 +131,6 @@ fn line(entry: &LogLine) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_types::RequestId;

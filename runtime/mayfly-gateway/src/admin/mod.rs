@@ -30,6 +30,7 @@ use mayfly_api::ErrorCode;
 use mayfly_calls::Body;
 use mayfly_types::RequestId;
 use tower::ServiceExt;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Components, InfoBuilder, OpenApi, OpenApiBuilder, SecurityRequirement};
 use utoipa_axum::router::OpenApiRouter;
@@ -60,8 +61,11 @@ pub(crate) async fn answer(gateway: Gateway, router: Router, request: Request<In
             }
         }
     } else {
-        Failure::new(ErrorCode::HeadersTooLarge, "the head of the request is larger than header_bytes_max or headers_max")
-            .into_problem(id)
+        Failure::new(
+            ErrorCode::HeadersTooLarge,
+            "the head of the request is larger than header_bytes_max or headers_max",
+        )
+        .into_problem(id)
     };
     headers::mark(response.headers_mut(), id, client);
     response
@@ -140,19 +144,33 @@ pub fn openapi() -> OpenApi {
         .build();
     let mut protected = protected.into_openapi();
     for item in protected.paths.paths.values_mut() {
-        for operation in operations(item) {
+        for (_, operation) in operations(item) {
             operation.security = Some(vec![SecurityRequirement::new("key", Vec::<String>::new())]);
         }
     }
     document.merge(protected);
     document.merge(open.into_openapi());
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in operations(item) {
+            operation.operation_id = Some(operation_id(method, path));
+        }
+    }
     let components = document.components.get_or_insert_with(Components::new);
     components.add_security_scheme("key", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     document
 }
 
-fn operations(item: &mut utoipa::openapi::PathItem) -> impl Iterator<Item = &mut utoipa::openapi::path::Operation> {
-    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
+/// The operations of a path that this API uses, by method.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let all = [("get", &mut item.get), ("put", &mut item.put), ("post", &mut item.post), ("delete", &mut item.delete)];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// A name for generated clients that no other operation has, for example `get_projects_project_models`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words =
+        path.trim_start_matches("/api/v1").split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    std::iter::once(method).chain(words).collect::<Vec<_>>().join("_")
 }
 
 /// This document.

@@ -33,7 +33,11 @@ pub(crate) async fn list_host(
 /// One of the operator's models.
 #[utoipa::path(get, path = "/api/v1/models/{name}", tag = "models", params(("name" = String, Path, description = "The model's name")),
     responses((status = 200, description = "The model", body = Model), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
-pub(crate) async fn show_host(State(gateway): State<Gateway>, _: Caller, Path(name): Path<String>) -> Answer<Reply<Model>> {
+pub(crate) async fn show_host(
+    State(gateway): State<Gateway>,
+    _: Caller,
+    Path(name): Path<String>,
+) -> Answer<Reply<Model>> {
     Ok(Reply(show::model(&named(&gateway, Owner::Host, &name).await?)))
 }
 
@@ -54,7 +58,11 @@ pub(crate) async fn add_host(
 /// Removes one of the operator's models. For the operator only; refused while an active revision uses it.
 #[utoipa::path(delete, path = "/api/v1/models/{name}", tag = "models", params(("name" = String, Path, description = "The model's name")),
     responses((status = 204, description = "Removed"), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
-pub(crate) async fn remove_host(State(gateway): State<Gateway>, caller: Caller, Path(name): Path<String>) -> Answer<StatusCode> {
+pub(crate) async fn remove_host(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer<StatusCode> {
     caller.operator()?;
     delete(&gateway, &caller, Owner::Host, &name).await
 }

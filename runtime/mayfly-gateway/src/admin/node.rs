@@ -10,19 +10,12 @@ use super::caller::Caller;
 use crate::access::Reach;
 use crate::{Gateway, metrics};
 
-/// Versions, limits and figures of this node. Figures over all tenants are for the operator; others see zeros there.
+/// Versions and limits of this node, and for the operator its figures over all tenants.
 #[utoipa::path(get, path = "/api/v1/node", tag = "operations",
     responses((status = 200, description = "This node", body = Node), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
 pub(crate) async fn show(State(gateway): State<Gateway>, caller: Caller) -> Answer<Reply<Node>> {
     let info = &gateway.0.parts.node;
-    let operator = caller.reach == Reach::Host;
-    let (status, deployments, resident_bytes) = if operator {
-        let deployments = gateway.records().deployment_count().await?;
-        (gateway.0.parts.calls.node_status(), deployments, metrics::resident_bytes().await)
-    } else {
-        Default::default()
-    };
-    Ok(Reply(Node {
+    let mut node = Node {
         version: info.version.clone(),
         engine: info.engine.clone(),
         onnxruntime: info.onnxruntime.clone(),
@@ -30,12 +23,23 @@ pub(crate) async fn show(State(gateway): State<Gateway>, caller: Caller) -> Answ
         builtins: info.builtins.clone(),
         limits: info.limits.clone(),
         guest_limits: GuestLimits::default(),
-        deployments,
-        calls_open: status.calls_open,
-        instances: status.instances.0,
-        code_mapped: status.code.0,
-        models_loaded: status.models.0,
-        model_bytes: status.models.3,
-        resident_bytes,
-    }))
+        deployments: None,
+        calls_open: None,
+        instances: None,
+        code_mapped: None,
+        models_loaded: None,
+        model_bytes: None,
+        resident_bytes: None,
+    };
+    if caller.reach == Reach::Host {
+        let status = gateway.0.parts.calls.node_status();
+        node.deployments = Some(gateway.records().deployment_count().await?);
+        node.calls_open = Some(status.calls_open);
+        node.instances = Some(status.instances.0);
+        node.code_mapped = Some(status.code.0);
+        node.models_loaded = Some(status.models.0);
+        node.model_bytes = Some(status.models.3);
+        node.resident_bytes = metrics::resident_bytes().await;
+    }
+    Ok(Reply(node))
 }

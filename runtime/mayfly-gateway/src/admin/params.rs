@@ -35,12 +35,14 @@ pub(crate) struct Json<T>(pub(crate) T);
 impl<T: DeserializeOwned> FromRequest<Gateway> for Json<T> {
     type Rejection = Failure;
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Failure> {
-        let bytes = read(request.into_body(), gateway.0.config.control_body_bytes_max).await.map_err(|error| match error {
-            ReadError::TooLong { limit } => {
-                Failure::new(ErrorCode::TooLarge, format!("the body is longer than control_body_bytes_max = {limit}"))
-            }
-            other => Failure::invalid(other.to_string()),
-        })?;
+        let bytes =
+            read(request.into_body(), gateway.0.config.control_body_bytes_max).await.map_err(|error| match error {
+                ReadError::TooLong { limit } => Failure::new(
+                    ErrorCode::TooLarge,
+                    format!("the body is longer than control_body_bytes_max = {limit}"),
+                ),
+                other => Failure::invalid(other.to_string()),
+            })?;
         parse(&bytes).map(Self)
     }
 }
@@ -72,7 +74,12 @@ impl PageQuery {
 }
 
 /// One page of a list that is sorted by its keys: what follows `after`, and where the next page begins.
-pub(crate) fn page<T>(mut sorted: Vec<T>, after: Option<&str>, limit: u32, key: impl Fn(&T) -> String) -> mayfly_api::Page<T> {
+pub(crate) fn page<T>(
+    mut sorted: Vec<T>,
+    after: Option<&str>,
+    limit: u32,
+    key: impl Fn(&T) -> String,
+) -> mayfly_api::Page<T> {
     if let Some(after) = after {
         sorted.retain(|entry| key(entry).as_str() > after);
     }
@@ -89,7 +96,6 @@ pub(crate) fn cut<T>(mut entries: Vec<T>, limit: u32, key: impl Fn(&T) -> String
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

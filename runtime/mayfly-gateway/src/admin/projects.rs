@@ -37,7 +37,8 @@ pub(crate) async fn create(
     Json(new): Json<NewProject>,
 ) -> Answer<(StatusCode, Reply<Project>)> {
     caller.operator()?;
-    let tenant = gateway.records().tenant_named(new.tenant.as_str()).await?.ok_or_else(|| Failure::not_found("tenant"))?;
+    let tenant =
+        gateway.records().tenant_named(new.tenant.as_str()).await?.ok_or_else(|| Failure::not_found("tenant"))?;
     let project = gateway.0.parts.control.create_project(tenant.id, new.name).await?;
     caller.audit("project.create", &project.name);
     Ok((StatusCode::CREATED, Reply(show::project(&project))))

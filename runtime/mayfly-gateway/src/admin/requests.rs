@@ -12,7 +12,11 @@ use crate::{Gateway, requests};
 /// One call: how it ended and what it used.
 #[utoipa::path(get, path = "/api/v1/requests/{id}", tag = "usage", params(("id" = String, Path, description = "The `x-request-id` of its answer")),
     responses((status = 200, description = "The call", body = CallDetail), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
-pub(crate) async fn show(State(gateway): State<Gateway>, caller: Caller, Path(id): Path<String>) -> Answer<Reply<CallDetail>> {
+pub(crate) async fn show(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<Reply<CallDetail>> {
     let found = requests::find(&gateway, caller.reach, &id).await?;
     found.map(|record| Reply(requests::detail(&record))).ok_or_else(|| Failure::not_found("request"))
 }

@@ -38,7 +38,11 @@ pub(crate) struct Asked {
         ("deployment" = Option<String>, Query, description = "A deployment's name; needs `project`"), ("key" = Option<String>, Query, description = "A key's id"),
         ("model" = Option<String>, Query, description = "A model's id")),
     responses((status = 200, description = "Sums", body = Usage), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
-pub(crate) async fn read(State(gateway): State<Gateway>, caller: Caller, Params(asked): Params<Asked>) -> Answer<Reply<Usage>> {
+pub(crate) async fn read(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Params(asked): Params<Asked>,
+) -> Answer<Reply<Usage>> {
     let groups = groups(asked.group_by.as_deref().unwrap_or(""))?;
     let query = query(&gateway, &caller, &asked, groups.iter().map(|(_, group)| *group).collect()).await?;
     let rows = gateway.0.parts.journal.usage(&query).await?;
@@ -48,7 +52,12 @@ pub(crate) async fn read(State(gateway): State<Gateway>, caller: Caller, Params(
     Ok(Reply(Usage { group_by: names, data }))
 }
 
-async fn query(gateway: &Gateway, caller: &Caller, asked: &Asked, group_by: Vec<GroupBy>) -> Result<UsageQuery, Failure> {
+async fn query(
+    gateway: &Gateway,
+    caller: &Caller,
+    asked: &Asked,
+    group_by: Vec<GroupBy>,
+) -> Result<UsageQuery, Failure> {
     let (mut tenant, mut project) = caller.confines();
     if let Some(name) = &asked.tenant {
         let found = gateway.records().tenant_named(name.as_str()).await?;
@@ -122,7 +131,9 @@ async fn name_of(gateway: &Gateway, kind: &str, id: &str) -> Result<Option<Strin
             Err(_) => None,
         },
         "key" => match id.parse() {
-            Ok(id) => records.key(id).await?.map(|key| mayfly_api::clean_line(&format!("{} {}", key.prefix, key.label))),
+            Ok(id) => {
+                records.key(id).await?.map(|key| mayfly_api::clean_line(&format!("{} {}", key.prefix, key.label)))
+            }
             Err(_) => None,
         },
         _ => None,
@@ -178,7 +189,6 @@ fn fold(names: &[String], rows: Vec<UsageRow>) -> Vec<UsageGroup> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_types::Meter;
@@ -196,7 +206,12 @@ mod tests {
         let row = |day: &str, meter, quantity| UsageRow { group: vec![day.to_owned()], meter, quantity };
         let folded = fold(
             &["day".to_owned()],
-            vec![row("2", None, 3), row("1", Some(Meter::InputTokens), 8), row("1", None, 2), row("1", Some(Meter::Rows), 1)],
+            vec![
+                row("2", None, 3),
+                row("1", Some(Meter::InputTokens), 8),
+                row("1", None, 2),
+                row("1", Some(Meter::Rows), 1),
+            ],
         );
         assert_eq!(folded.len(), 2);
         assert_eq!((folded[0].calls, folded[0].usage["input_tokens"], folded[0].usage["rows"]), (2, 8, 1));

@@ -222,7 +222,6 @@ fn json(body: &impl serde::Serialize) -> Response<Body> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

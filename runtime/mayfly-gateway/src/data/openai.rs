@@ -54,7 +54,10 @@ impl Visit {
         })?;
         let model = addressed(&held.bytes)?;
         let (project, deployment) = self.named(&key, &parts.headers, &model).await?;
-        let resolved = self.resolve(&key, &project, &deployment).await.map_err(|failure| Failure { param: Some("model"), ..failure })?;
+        let resolved = self
+            .resolve(&key, &project, &deployment)
+            .await
+            .map_err(|failure| Failure { param: Some("model"), ..failure })?;
         let path = parts.uri.path().to_owned();
         self.call(key, resolved, Request::from_parts(parts, held.into_body()), &path).await
     }
@@ -116,7 +119,11 @@ fn addressed(body: &[u8]) -> Result<String, Failure> {
         return Err(Failure::invalid("the body is not a JSON object"));
     }
     let body: Addressed = serde_json::from_slice(body).map_err(|error| {
-        Failure::invalid(format!("the body is not JSON with a text `model`: line {}, column {}", error.line(), error.column()))
+        Failure::invalid(format!(
+            "the body is not JSON with a text `model`: line {}, column {}",
+            error.line(),
+            error.column()
+        ))
     })?;
     match body.model {
         Some(model) if model.is_empty() => Err(missing("`model` is empty; it names a deployment")),
@@ -136,7 +143,6 @@ fn object(id: &str, project: &Project, created_at: i64) -> ModelObject {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use std::net::SocketAddr;
 
 use bytes::Bytes;

@@ -85,8 +85,11 @@ impl NnState {
         }
         // Outputs of all runs are alive together at the end, so each may take its part of what is left.
         let count = runs.len().max(1);
-        let limits =
-            RunLimits { output_bytes_max: self.live.left() / count as u64, all_positions: grant.all_positions };
+        let share = self.live.left() / count as u64;
+        let limits = RunLimits {
+            output_bytes_max: share.min(self.inference.output_bytes_max()),
+            all_positions: grant.all_positions,
+        };
         let taken = runs.into_iter().map(|run| take_apart(&grant.package, run)).collect::<Result<Vec<_>, _>>()?;
 
         let to_check = taken.iter().flat_map(|run| &run.inputs).map(|(_, tensor)| bytes_to_check(tensor)).sum::<u64>();

@@ -28,7 +28,7 @@ pub fn prepare_process() {
     let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
     if alone {
         // SAFETY: this is the only thread, so nobody reads or writes the environment meanwhile.
-        #[expect(unsafe_code, reason = "the library reads nothing else")]
+        #[expect(unsafe_code, clippy::disallowed_methods, reason = "the library reads nothing else")]
         unsafe {
             std::env::set_var(TELEMETRY_OFF.0, TELEMETRY_OFF.1);
         }

@@ -9,8 +9,8 @@ use crate::{DbError, Node};
 /// Appends `rows` in their order, as `node`.
 pub(super) fn append(connection: &Connection, node: Node, rows: &[Row]) -> Result<(), DbError> {
     let boot = boot_id(connection, node)?;
-    let mut seq = next_seq(connection, boot)?;
-    for row in rows {
+    let first = next_seq(connection, boot)?;
+    for (seq, row) in (first..).zip(rows) {
         let ends = matches!(row.kind, Kind::Settle | Kind::Void);
         enter_call(connection, boot, &row.call, row.kind)?;
         let lines = match row.kind {
@@ -52,7 +52,6 @@ pub(super) fn append(connection: &Connection, node: Node, rows: &[Row]) -> Resul
                     line.amount,
                 ])?;
         }
-        seq += 1;
     }
     Ok(())
 }

@@ -127,7 +127,8 @@ fn model_entry(entry: mayfly_registry::ModelEntry) -> ModelEntry {
 
 fn run_build(command: &str, folder: &Path) -> anyhow::Result<()> {
     eprintln!("$ {command}");
-    let status = Command::new("sh").arg("-c").arg(command).current_dir(folder).status().context("running the build command")?;
+    let status =
+        Command::new("sh").arg("-c").arg(command).current_dir(folder).status().context("running the build command")?;
     if !status.success() {
         bail!("the build command failed ({status})");
     }
@@ -143,7 +144,8 @@ async fn grant(session: &Session, models: &mut BTreeMap<Name, ModelEntry>, text:
     let name: Name = if looks_like_a_path(model) {
         let path = Path::new(model).canonicalize().with_context(|| model.to_owned())?;
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let name = name_from(stem).with_context(|| format!("{model}: no name can be made of it; use `mayfly models add NAME PATH`"))?;
+        let name = name_from(stem)
+            .with_context(|| format!("{model}: no name can be made of it; use `mayfly models add NAME PATH`"))?;
         eprintln!("adding {model} as {name}");
         add_model(session, &name, &path, false).await?;
         name

@@ -58,7 +58,12 @@ pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result
     }
 }
 
-pub(super) async fn add_model(session: &Session, name: &Name, path: &std::path::Path, own: bool) -> anyhow::Result<Model> {
+pub(super) async fn add_model(
+    session: &Session,
+    name: &Name,
+    path: &std::path::Path,
+    own: bool,
+) -> anyhow::Result<Model> {
     if !path.exists() {
         bail!("{} does not exist", path.display());
     }
@@ -155,7 +160,8 @@ pub(super) async fn keys(session: &Session, command: Keys) -> anyhow::Result<()>
                     .find(|project| project.name == session.global.project)
                     .with_context(|| format!("there is no project {}", session.global.project))?;
                 let tenants = session.client.tenants().await?;
-                key.tenant = tenants.iter().find(|tenant| tenant.id == project.tenant).map(|tenant| tenant.name.clone());
+                key.tenant =
+                    tenants.iter().find(|tenant| tenant.id == project.tenant).map(|tenant| tenant.name.clone());
                 key.project = None;
             }
             let created = client.create_key(&key).await?;
@@ -245,7 +251,9 @@ pub(super) async fn projects(session: &Session, command: Projects) -> anyhow::Re
             session.print(&json!({ "data": projects }), |_| {
                 let rows: Vec<_> = projects
                     .iter()
-                    .map(|project| vec![project.name.to_string(), project.tenant.to_string(), project.created_at.to_string()])
+                    .map(|project| {
+                        vec![project.name.to_string(), project.tenant.to_string(), project.created_at.to_string()]
+                    })
                     .collect();
                 table(&["NAME", "TENANT", "CREATED"], &rows)
             })

@@ -37,9 +37,10 @@ impl Cli {
 }
 
 async fn remote(global: Global, command: Command) -> anyhow::Result<()> {
-    let key = global.key.clone().context(
-        "no API key: set MAYFLY_KEY (or --key); `mayfly serve` prints the admin key at its first start",
-    )?;
+    let key = global
+        .key
+        .clone()
+        .context("no API key: set MAYFLY_KEY (or --key); `mayfly serve` prints the admin key at its first start")?;
     let session = Session { client: Client::new(&global.url, &key)?, global };
     match command {
         Command::Deploy(args) => deploy::run(&session, args).await,

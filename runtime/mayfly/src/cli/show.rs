@@ -35,7 +35,10 @@ pub(super) async fn show(session: &Session, name: &Name) -> anyhow::Result<()> {
         text.push_str("revisions\n");
         for revision in &revisions {
             let mark = if revision.active { "*" } else { " " };
-            text.push_str(&format!("  {mark} {:<4} {}  {}\n", revision.number, revision.created_at, revision.handler.digest));
+            text.push_str(&format!(
+                "  {mark} {:<4} {}  {}\n",
+                revision.number, revision.created_at, revision.handler.digest
+            ));
         }
         text
     })

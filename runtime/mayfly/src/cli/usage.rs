@@ -32,12 +32,19 @@ pub(super) async fn run(session: &Session, args: Usage) -> anyhow::Result<()> {
             .data
             .iter()
             .map(|group| {
-                let mut row: Vec<_> =
-                    usage.group_by.iter().map(|by| group.names.get(by).or(group.group.get(by)).cloned().unwrap_or_default()).collect();
+                let mut row: Vec<_> = usage
+                    .group_by
+                    .iter()
+                    .map(|by| group.names.get(by).or(group.group.get(by)).cloned().unwrap_or_default())
+                    .collect();
                 row.push(group.calls.to_string());
                 row.extend(METERS.iter().map(|(meter, _)| {
                     let sum = group.usage.get(*meter).copied().unwrap_or(0);
-                    if *meter == "inference_micros" { format!("{}.{:03}", sum / 1000, sum % 1000) } else { sum.to_string() }
+                    if *meter == "inference_micros" {
+                        format!("{}.{:03}", sum / 1000, sum % 1000)
+                    } else {
+                        sum.to_string()
+                    }
                 }));
                 row
             })
