@@ -159,11 +159,11 @@ impl Directory {
     async fn load(&self, project: &Name, name: &Name) -> Result<Option<Resolved>, RecordsError> {
         let records = &self.0.records;
         let Some(project) = self.project(project.as_str()).await? else { return Ok(None) };
-        let Some(deployment) = records.deployment_named(project.id, name.as_str()).await? else { return Ok(None) };
-        let Some(active) = deployment.active else { return Ok(None) };
+        let Some((deployment, revision)) = records.active_named(project.id, name.as_str()).await? else {
+            return Ok(None);
+        };
         let gone =
             |what: &str| RecordsError::Failed { detail: format!("deployment {} refers to no {what}", deployment.id) };
-        let revision = records.revision(active).await?.ok_or_else(|| gone("revision"))?;
         let mut grants = Grants { config: revision.spec.config.clone(), ..Grants::default() };
         for (alias, wanted) in &revision.spec.models {
             let model = records.model(wanted.model).await?.ok_or_else(|| gone("model"))?;

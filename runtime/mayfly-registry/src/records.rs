@@ -71,6 +71,12 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     ) -> Result<(Deployment, Revision, bool), RecordsError>;
     /// None if it is deleted.
     async fn deployment(&self, id: DeploymentId) -> Result<Option<Deployment>, RecordsError>;
+    /// The deployment of that name with the revision that answers, in one step: what a cold call waits for.
+    async fn active_named(
+        &self,
+        project: ProjectId,
+        name: &str,
+    ) -> Result<Option<(Deployment, Revision)>, RecordsError>;
     async fn deployment_named(&self, project: ProjectId, name: &str) -> Result<Option<Deployment>, RecordsError>;
     /// Deployments of a project, by name, after `after`, at most `limit`.
     async fn deployments(

@@ -119,6 +119,10 @@ impl Records for SqliteRecords {
     async fn deployment(&self, id: DeploymentId) -> Answer<Option<Deployment>> {
         read!(self, deployments::by_id(id))
     }
+    async fn active_named(&self, project: ProjectId, name: &str) -> Answer<Option<(Deployment, Revision)>> {
+        let name = name.to_owned();
+        read!(self, deployments::active_named(project, &name))
+    }
     async fn deployment_named(&self, project: ProjectId, name: &str) -> Answer<Option<Deployment>> {
         let name = name.to_owned();
         read!(self, deployments::named(project, &name))

@@ -119,6 +119,16 @@ pub(super) fn named(connection: &Connection, project: ProjectId, name: &str) -> 
     one(connection, sql, params![project.to_bytes(), name], to_deployment)
 }
 
+pub(super) fn active_named(
+    connection: &Connection,
+    project: ProjectId,
+    name: &str,
+) -> Result<Option<(Deployment, Revision)>, DbError> {
+    let Some(deployment) = named(connection, project, name)? else { return Ok(None) };
+    let Some(active) = deployment.active else { return Ok(None) };
+    Ok(revision(connection, active)?.map(|revision| (deployment, revision)))
+}
+
 pub(super) fn page(
     connection: &Connection,
     project: ProjectId,
