@@ -19,9 +19,6 @@ use crate::state::GuestState;
 use crate::stored::Stored;
 use crate::{CodeError, Config};
 
-/// Compiled code up to this size is verified and mapped where it is asked for: about 0.2 ms for each 600 KB.
-const MAP_INLINE_BYTES_MAX: u64 = 1 << 20;
-
 /// A mapped component, ready to be instantiated.
 pub struct Code {
     digest: Digest,
@@ -144,14 +141,9 @@ impl Mapped {
         let source = Arc::clone(&self.source);
         let maps = Arc::clone(&self.maps);
         let map = async move {
-            // Verifying and mapping a small file takes less than the way to another thread and back; a large one, or one
-            // whose size cannot be told, goes off the async threads.
-            let code = if source.stored.length(digest).is_some_and(|length| length <= MAP_INLINE_BYTES_MAX) {
-                source.map(digest)?
-            } else {
-                let mapped = tokio::task::spawn_blocking(move || source.map(digest)).await;
-                mapped.map_err(|error| CodeError::Host { detail: format!("mapping code: {error}") })??
-            };
+            // Reads from disk: off the async threads.
+            let mapped = tokio::task::spawn_blocking(move || source.map(digest)).await;
+            let code = mapped.map_err(|error| CodeError::Host { detail: format!("mapping code: {error}") })??;
             maps.fetch_add(1, Ordering::Relaxed);
             Ok(Arc::new(code))
         };

@@ -73,11 +73,6 @@ impl Stored {
         Ok(bytes)
     }
 
-    /// Bytes of the code, if it is there.
-    pub(crate) fn length(&self, digest: Digest) -> Option<u64> {
-        std::fs::metadata(self.code_path(digest)).ok().map(|metadata| metadata.len())
-    }
-
     /// The path of the code, once its checksum was found to fit.
     pub(crate) fn verified(&self, digest: Digest) -> Result<PathBuf, CodeError> {
         let trouble = |error: io::Error| match error.kind() {

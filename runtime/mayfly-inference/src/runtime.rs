@@ -121,7 +121,7 @@ impl Inference {
                 () = cancel.cancelled() => return Err(LoadError::Deadline.into()),
                 executor = self.executor(&model, deadline, &mut load) => executor?,
             };
-            let ticket = Arc::new(executor.ticket(deadline)?);
+            let ticket = Arc::new(executor.ticket(deadline, cancel)?);
             // From here on, however this ends, a run that nobody waits for is dropped or stopped.
             let mut stay = Stay { executor: &executor, ticket: &ticket, over: false };
             let answer = match executor.submit(request, &ticket, started) {

@@ -529,3 +529,24 @@ fn a_probe_describes_the_graph_and_says_what_is_wrong() {
     let error = crate::session::probe_load(&folder().join("nothing.onnx"), &Config::default()).unwrap_err();
     assert!(!error.contains('/'), "{error}");
 }
+
+/// A call may be cancelled while its task is not polled: the executor must not begin its run, nor charge it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_run_in_the_queue_never_begins() {
+    let inference = start(Config::default());
+    inference.load_model(model("slow"), soon()).await.unwrap();
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let (begun, never) = (Begun::default(), Begun::default());
+    let mut running = Box::pin(inference.run_model(model("slow"), endless(), soon(), &first, begun.callback()));
+    assert!(futures::poll!(&mut running).is_pending());
+    until("begun", || begun.times() == 1).await;
+    let mut waiting = Box::pin(inference.run_model(model("slow"), slow(1), soon(), &second, never.callback()));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    second.cancel();
+    first.cancel();
+    assert!(matches!(running.await, Err(RunError::Stopped { started: true })));
+    // `waiting` has not been polled since: whatever runs after it, it did not.
+    assert!(run(&inference, "slow", slow(1)).await.is_ok());
+    assert_eq!(never.times(), 0);
+    assert!(matches!(waiting.await, Err(RunError::Stopped { started: false })));
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ort::session::Session;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::load::{self, Loaded, Model, Options};
 use super::queue::{Job, Queue, Refused};
@@ -92,11 +93,11 @@ impl Executor {
     }
 
     /// A ticket for a run on this executor.
-    pub(crate) fn ticket(&self, deadline: Instant) -> Result<Ticket, RunError> {
+    pub(crate) fn ticket(&self, deadline: Instant, cancel: &CancellationToken) -> Result<Ticket, RunError> {
         let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
         let shrink = large.take_if(|at| at.elapsed() >= SHRINK_AFTER).is_some();
         drop(large);
-        Ticket::new(deadline, shrink).map_err(|error| RunError::Failed(run::readable(error.message())))
+        Ticket::new(deadline, cancel.clone(), shrink).map_err(|error| RunError::Failed(run::readable(error.message())))
     }
 
     /// Queues a run. Given back if it was not taken.

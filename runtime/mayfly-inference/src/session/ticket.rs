@@ -4,12 +4,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use ort::session::RunOptions;
+use tokio_util::sync::CancellationToken;
 
 /// Shared by the caller and the executor.
 pub(crate) struct Ticket {
     phase: Mutex<Phase>,
     options: RunOptions,
     deadline: Instant,
+    /// Looked at here too: the caller's task may not have been polled since it was cancelled.
+    cancel: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,23 +26,23 @@ enum Phase {
 }
 
 impl Ticket {
-    /// A ticket for a run that has to end by `deadline`. With `shrink` ONNX Runtime gives unused memory back after it.
-    pub(crate) fn new(deadline: Instant, shrink: bool) -> ort::Result<Self> {
+    /// A ticket for a run that has to end by `deadline` and does not begin once `cancel` is. With `shrink` ONNX Runtime gives unused memory back after it.
+    pub(crate) fn new(deadline: Instant, cancel: CancellationToken, shrink: bool) -> ort::Result<Self> {
         let mut options = RunOptions::new()?;
         if shrink {
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0")?;
         }
-        Ok(Self { phase: Mutex::new(Phase::Waiting), options, deadline })
+        Ok(Self { phase: Mutex::new(Phase::Waiting), options, deadline, cancel })
     }
 
     pub(super) fn options(&self) -> &RunOptions {
         &self.options
     }
 
-    /// Starts the run unless its caller left or its time is over; calls `started` before anybody can see that it did.
+    /// Starts the run unless its caller left, it was cancelled or its time is over; calls `started` before anybody can see that it did.
     pub(super) fn start(&self, started: impl FnOnce()) -> bool {
         let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        if *phase != Phase::Waiting || self.is_overdue() {
+        if *phase != Phase::Waiting || self.is_over() {
             return false;
         }
         *phase = Phase::Started;
@@ -71,9 +74,14 @@ impl Ticket {
         Instant::now() >= self.deadline
     }
 
+    /// Cancelled or out of time: it does not begin any more.
+    fn is_over(&self) -> bool {
+        self.cancel.is_cancelled() || self.is_overdue()
+    }
+
     /// Nobody wants it any more, and it has not started.
     pub(super) fn is_dead(&self) -> bool {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) == Phase::Left || self.is_overdue()
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) == Phase::Left || self.is_over()
     }
 }
 
