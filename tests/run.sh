@@ -15,6 +15,13 @@ export MAYFLY_TEST_MODELS="$root/target/test-models"
 echo "[tests] formatting and lints" >&2
 if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; else echo "[tests] rustfmt is not installed: skipped" >&2; fi
 
+if cargo deny --version >/dev/null 2>&1; then
+    # `advisories` needs a database from the network: for whoever updates dependencies.
+    cargo deny --locked --log-level error check licenses bans sources >&2
+else
+    echo "[tests] cargo-deny is not installed: licences and sources of dependencies are not checked" >&2
+fi
+
 echo "[tests] the crates" >&2
 cargo test --workspace --locked --quiet "$@"
 

@@ -2,24 +2,36 @@
 //!
 //! One file per noun; every request body refuses unknown keys, so that a typing error is never a silent default.
 
+mod audit;
 mod call;
+mod credit;
 mod deployment;
+mod estimate;
 mod key;
+mod ledger;
+mod limits;
 mod model;
 mod node;
+mod price;
 mod tenant;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use call::{CallDetail, CallLine, LogLine, Usage, UsageGroup};
+pub use audit::AuditEntry;
+pub use call::{CallDetail, CallLine, DryRun, DryRunLine, LogLine, Usage, UsageGroup};
+pub use credit::{Credit, CreditGrant, NewCredit};
 pub use deployment::{
     Deployed, Deployment, DeploymentStatus, DeploymentSummary, Grant, Handler, HandlerSource, ModelEntry, ModelStatus,
     ModelTable, NewDeployment, Revision, Rollback, Tier,
 };
-pub use key::{CreatedKey, Key, NewKey, Scope};
+pub use estimate::{Estimate, EstimateInput, EstimateLine, LinePrice, NewEstimate};
+pub use key::{CreatedKey, DeploymentKeys, Key, NewKey, Scope, Slot};
+pub use ledger::Verification;
+pub use limits::{Limits, SpendLimit};
 pub use model::{Artifact, Dimension, Model, ModelOwner, ModelTensor};
 pub use node::{Health, Node, NodeLimit, OnnxRuntime};
+pub use price::{NewPrice, Price, PriceChange, PriceDifference};
 pub use tenant::{NewProject, NewTenant, Project, Tenant};
 
 /// One page of a list.

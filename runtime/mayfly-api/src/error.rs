@@ -60,6 +60,14 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error", retry: false, charged: false;
     /// It clashes with what is there.
     Conflict = "conflict", 409, "invalid_request_error", retry: false, charged: false;
+    /// A call with the same `Idempotency-Key` is running.
+    IdempotencyInProgress = "idempotency_in_progress", 409, "invalid_request_error", retry: true, charged: false;
+    /// The `Idempotency-Key` was used for another request body.
+    IdempotencyMismatch = "idempotency_mismatch", 422, "invalid_request_error", retry: false, charged: false;
+    /// A call with the same `Idempotency-Key` has ended and was charged, but its answer was too long to be kept.
+    IdempotencyNotKept = "idempotency_not_kept", 409, "invalid_request_error", retry: false, charged: false;
+    /// The call asks for more than a limit could ever give.
+    RequestTooLargeForLimit = "request_too_large_for_limit", 400, "invalid_request_error", retry: false, charged: true;
     /// The body, or a part of it, is larger than a limit.
     TooLarge = "too_large", 413, "invalid_request_error", retry: false, charged: false;
     /// Headers are larger than a limit.
@@ -69,9 +77,9 @@ codes! {
     /// The operator has to approve first.
     NotApproved = "not_approved", 403, "permission_error", retry: false, charged: false;
     /// A rate or concurrency limit.
-    RateLimited = "rate_limited", 429, "rate_limit_error", retry: true, charged: false;
+    RateLimited = "rate_limited", 429, "rate_limit_error", retry: true, charged: true;
     /// A cap on money or credit.
-    InsufficientQuota = "insufficient_quota", 402, "insufficient_quota", retry: false, charged: false;
+    InsufficientQuota = "insufficient_quota", 402, "insufficient_quota", retry: false, charged: true;
     /// The handler trapped or broke a limit.
     HandlerFailed = "handler_failed", 502, "handler_error", retry: false, charged: true;
     /// The deadline passed.

@@ -125,6 +125,7 @@ impl http_body::Body for Streamed {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use futures::stream;
     use http_body_util::StreamBody;

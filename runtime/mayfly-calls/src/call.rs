@@ -2,31 +2,47 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use http::header::HOST;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use mayfly_host::{Code, CodeError, Host, Invocation, Timings};
 use mayfly_inference::Inference;
-use mayfly_ledger::{Call, CountedBy, Journal, Outcome};
-use mayfly_types::{Digest, RequestId};
+use mayfly_ledger::{Journal, Leases, Outcome, PriceBook};
+use mayfly_types::{Digest, LevelId, RequestId};
 use tokio::sync::{Semaphore, oneshot};
-use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::body::Limited;
-use crate::budget::CallBudget;
+use crate::bill::Bill;
+use crate::body::{Limited, full};
 use crate::deliver::{Head, deliver, fail_host, fail_stopped, refuse};
-use crate::door::{Door, Permit};
+use crate::entrance::{Away, Entrance, Entry};
 use crate::failure::Failure;
-use crate::open::{OpenCall, mark_id, now};
-use crate::status::Counters;
+use crate::housekeeping::{self, House};
+use crate::open::{OpenCall, mark_id};
+use crate::opener::Opener;
+use crate::standing::mark_standing;
 use crate::timing::Before;
-use crate::{Body, Config, Context, DeploymentStatus, LogBook, NodeStatus, Tier, telemetry};
+use crate::{Body, Config, Context, DeploymentStatus, LogBook, NodeStatus, Tier, dry_run, replay, telemetry};
+
+/// What calls stand on.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the types say it")]
+pub struct CallParts {
+    pub config: Config,
+    pub host: Host,
+    pub inference: Inference,
+    pub journal: Arc<dyn Journal>,
+    pub leases: Arc<dyn Leases>,
+    /// As of now; [`Calls::set_price_book`] brings a newer one.
+    pub prices: PriceBook,
+    /// Three capital letters.
+    pub currency: String,
+    pub recompile: Arc<dyn Recompile>,
+}
 
 /// Everything a call needs. Clones share it.
 #[derive(Debug, Clone)]
@@ -34,42 +50,59 @@ pub struct Calls(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: Arc<Config>,
     host: Host,
     inference: Inference,
-    journal: Arc<dyn Journal>,
     recompile: Arc<dyn Recompile>,
     /// One compiler at a time: it takes all cores as it is.
     recompiling: Semaphore,
-    door: Door,
-    logs: LogBook,
-    counters: Arc<Counters>,
-    tasks: TaskTracker,
+    entrance: Entrance,
+    opener: Opener,
+    /// Kept in order for as long as it is held.
+    _house: Arc<House>,
 }
 
 impl Calls {
-    /// One for each server.
-    pub fn new(
-        config: Config,
-        host: Host,
-        inference: Inference,
-        journal: Arc<dyn Journal>,
-        recompile: Arc<dyn Recompile>,
-    ) -> Self {
-        let door = Door::new(config.calls_max, config.calls_per_deployment_max);
-        let logs = LogBook::new(&config);
+    /// One for each server, made within a Tokio runtime: what has to be done every minute runs on it.
+    ///
+    /// # Panics
+    /// If the currency is not ASCII text.
+    pub fn new(parts: CallParts) -> Self {
+        let CallParts { config, host, inference, journal, leases, prices, currency, recompile } = parts;
+        let config = Arc::new(config);
+        let entrance = Entrance::new(config.clone(), journal.clone(), leases);
+        let admission = entrance.admission.clone();
+        let house = Arc::new(House { config: config.clone(), journal: journal.clone(), admission });
+        tokio::spawn(housekeeping::keep(Arc::downgrade(&house)));
         Self(Arc::new(Inner {
-            config: Arc::new(config),
             host,
             inference,
-            journal,
             recompile,
             recompiling: Semaphore::new(1),
-            door,
-            logs,
-            counters: Arc::default(),
-            tasks: TaskTracker::new(),
+            entrance,
+            opener: Opener::new(config, journal, prices, &currency),
+            _house: house,
         }))
+    }
+
+    /// The prices of calls that begin now.
+    pub fn price_book(&self) -> Arc<PriceBook> {
+        self.0.opener.price_book()
+    }
+
+    /// Calls that begin from now on have these prices; those that run keep theirs.
+    pub fn set_price_book(&self, book: PriceBook) {
+        self.0.opener.set_price_book(book);
+    }
+
+    /// The host's currency.
+    pub fn currency(&self) -> &str {
+        self.0.opener.currency()
+    }
+
+    /// Credit was granted or rows were corrected in the ledger: what levels have spent is read again before the next
+    /// call enters.
+    pub fn money_changed(&self) {
+        self.0.entrance.admission.forget_money();
     }
 
     /// Answers one call. `request`: path relative to the deployment (begins with `/`), already free of keys,
@@ -82,88 +115,63 @@ impl Calls {
         let id = context.request_id;
         let limit = context.resolved.limits.request_body_bytes_max;
         if request.body().size_hint().lower() > limit {
-            return self.turn_away(id, context.received, &Failure::too_large(limit, None));
+            let failure = Box::new(Failure::too_large(limit, None));
+            return self.turn_away(id, context.received, &Away { failure, standing: None });
         }
-        let permit = match self.0.door.enter(context.resolved.deployment.id) {
-            Ok(permit) => permit,
-            Err(away) => return self.turn_away(id, context.received, &away.into()),
+        let wakes = || self.wakes(&context);
+        let (entry, request) = match self.0.entrance.enter(&context, request, wakes).await {
+            Ok(entered) => entered,
+            Err(away) => return self.turn_away(id, context.received, &away),
         };
         let span = telemetry::span(&context);
         let (head, answer) = oneshot::channel();
-        self.0.tasks.spawn(Box::pin(self.clone().live(context, request, permit, head)).instrument(span));
+        self.0.opener.tasks.spawn(Box::pin(self.clone().live(context, request, entry, head)).instrument(span));
         answer.await.unwrap_or_else(|_panicked| {
-            let mut response = Failure::internal("the task of a call panicked").response(&[]);
+            let mut response = Failure::internal("the task of a call panicked").response(&Bill::default()).map(full);
             mark_id(response.headers_mut(), id);
             response
         })
     }
 
-    fn turn_away(&self, id: RequestId, received: Instant, failure: &Failure) -> Response<Body> {
-        self.0.counters.turned_away();
-        let mut response = failure.response(&[]);
+    fn turn_away(&self, id: RequestId, received: Instant, away: &Away) -> Response<Body> {
+        self.0.opener.counters.turned_away();
+        away.failure.log();
+        let mut response = away.failure.response(&Bill::default()).map(full);
+        if let Some(standing) = &away.standing {
+            mark_standing(response.headers_mut(), standing);
+        }
         let timing = Before::waiting(received).server_timing(&Timings::default());
         response.headers_mut().insert("server-timing", timing);
         mark_id(response.headers_mut(), id);
         response
     }
 
+    /// Whether the call has to wake code or a model: whatever it was granted and is not there.
+    fn wakes(&self, context: &Context) -> bool {
+        let Inner { host, inference, .. } = &*self.0;
+        let sleeps = |grant: &mayfly_host::Grant| !inference.is_loaded(grant.package.digest(), grant.device);
+        !host.is_mapped(context.resolved.revision.spec.handler.digest)
+            || !context.dry_run && context.resolved.grants.models.values().any(sleeps)
+    }
+
     /// The whole life of one call; its permit goes when it has settled.
-    async fn live(self, context: Context, request: Request<Body>, permit: Permit, head: Head) {
-        let mut call = self.open(&context, &request);
-        if let Err(panic) = AssertUnwindSafe(self.run(&mut call, &context, request, head)).catch_unwind().await {
+    async fn live(self, context: Context, request: Request<Body>, entry: Entry, head: Head) {
+        let Entry { permit, ticket, once, kept } = entry;
+        let mut call = self.0.opener.open(&context, request.method(), ticket, once);
+        if let Some(kept) = kept {
+            call.before.replayed = true;
+            replay::answer(&call, &kept, head).await;
+        } else if let Err(panic) = AssertUnwindSafe(self.run(&mut call, &context, request, head)).catch_unwind().await {
             let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
             tracing::error!(text, "the task of a call panicked");
             call.cancel.cancel();
-            if let Some(row) = call.end(500, Outcome::HostFault, &Timings::default()) {
-                call.write_in_the_end(row).await;
+            if let Some(ending) = call.end(500, Outcome::HostFault, &Timings::default()) {
+                call.write_in_the_end(ending).await;
             }
         }
+        drop(call);
         drop(permit);
-    }
-
-    fn open(&self, context: &Context, request: &Request<Body>) -> OpenCall {
-        let resolved = &context.resolved;
-        let waited = i64::try_from(context.received.elapsed().as_micros()).unwrap_or(0);
-        let budget = CallBudget::new(Arc::new(Call {
-            id: context.request_id,
-            parent: None,
-            root: context.request_id,
-            attempt: 1,
-            tenant: resolved.project.tenant,
-            payer: resolved.project.tenant,
-            project: resolved.project.id,
-            requested: resolved.deployment.id,
-            served: resolved.deployment.id,
-            revision: resolved.revision.id,
-            deployment_name: resolved.deployment.name.clone(),
-            key: context.key.id,
-            end_user: None,
-            channel: context.channel,
-            counted_by: CountedBy::Host,
-            opened_at: now().saturating_sub(waited),
-        }));
-        let inner = &self.0;
-        let deadline_ms = resolved.limits.deadline_ms_max;
-        OpenCall {
-            id: context.request_id,
-            budget: Arc::new(budget),
-            journal: inner.journal.clone(),
-            counters: inner.counters.clone(),
-            config: inner.config.clone(),
-            log: inner.logs.for_call(resolved.deployment.id, context.request_id),
-            tasks: inner.tasks.clone(),
-            cancel: context.cancel.child_token(),
-            stop: context.cancel.clone(),
-            received: context.received,
-            deadline: context.received + Duration::from_millis(deadline_ms),
-            deadline_ms,
-            request_body_bytes_max: resolved.limits.request_body_bytes_max,
-            too_large: Arc::new(AtomicBool::new(false)),
-            bodiless: request.method() == Method::HEAD,
-            trailers: context.trailers,
-            before: Before::waiting(context.received),
-        }
     }
 
     async fn run(&self, call: &mut OpenCall, context: &Context, request: Request<Body>, mut head: Head) {
@@ -189,6 +197,7 @@ impl Calls {
         let invocation = Invocation {
             code,
             request: for_guest(call, context, request),
+            deployment: context.resolved.deployment.id,
             grants: context.resolved.grants.clone(),
             limits: context.resolved.limits.clone(),
             budget: call.budget.clone(),
@@ -206,6 +215,9 @@ impl Calls {
                 running.await
             }
         };
+        if call.dry_run {
+            return dry_run::answer(call, ran, &context.resolved.price_names, head).await;
+        }
         match ran {
             Ok(running) => deliver(call, running, head).await,
             Err((error, timings)) => fail_host(call, error, &timings, head).await,
@@ -221,7 +233,7 @@ impl Calls {
         tracing::warn!(%digest, %lost, "compiling a component again");
         let calls = self.clone();
         // A task of its own: the caller's leaving does not throw away what the next caller needs.
-        let work = self.0.tasks.spawn(async move {
+        let work = self.0.opener.tasks.spawn(async move {
             let _turn = calls.0.recompiling.acquire().await;
             match calls.0.host.code(digest).await {
                 Err(CodeError::Missing | CodeError::Damaged) => {
@@ -238,26 +250,31 @@ impl Calls {
 
     /// Calls that have not settled.
     pub fn open_calls(&self) -> usize {
-        usize::try_from(self.0.door.open()).unwrap_or(usize::MAX)
+        usize::try_from(self.0.entrance.door.open()).unwrap_or(usize::MAX)
+    }
+
+    /// Calls of a tenant, project, deployment or key that have not settled.
+    pub fn open_at(&self, level: LevelId) -> u32 {
+        self.0.entrance.admission.open_at(level)
     }
 
     /// Turns new calls away and waits until `deadline` for the open ones to settle. Says how many have not: cancel
     /// their contexts and ask again, so that they settle as cut.
     pub async fn drain(&self, deadline: Instant) -> usize {
-        self.0.door.stop();
-        self.0.tasks.close();
-        let _ = tokio::time::timeout_at(deadline.into(), self.0.tasks.wait()).await;
+        self.0.entrance.door.stop();
+        self.0.opener.tasks.close();
+        let _ = tokio::time::timeout_at(deadline.into(), self.0.opener.tasks.wait()).await;
         self.open_calls()
     }
 
     /// Guest output of all deployments.
     pub fn logs(&self) -> &LogBook {
-        &self.0.logs
+        &self.0.opener.logs
     }
 
     /// Which tiers a deployment is in. Costs nothing to a deployment at rest.
     pub fn status(&self, resolved: &mayfly_registry::Resolved) -> DeploymentStatus {
-        let calls = self.0.door.open_on(resolved.deployment.id);
+        let calls = self.open_at(LevelId::Deployment(resolved.deployment.id));
         let code_mapped = self.0.host.stats().mapped.contains(&resolved.revision.spec.handler.digest);
         let resident = self.0.inference.residency().models;
         let is_loaded = |grant: &mayfly_host::Grant| {
@@ -284,13 +301,13 @@ impl Calls {
         let residency = self.0.inference.residency();
         let bytes = residency.models.iter().map(|model| model.bytes).sum();
         let mut status = NodeStatus {
-            calls_open: u64::from(self.0.door.open()),
+            calls_open: u64::from(self.0.entrance.door.open()),
             instances: (code.instances, code.instances_total),
             code: (size(code.mapped.len()), code.maps_total),
             models: (size(residency.models.len()), residency.loads_total, residency.unloads_total, bytes),
             ..NodeStatus::default()
         };
-        self.0.counters.fill(&mut status);
+        self.0.opener.counters.fill(&mut status);
         status
     }
 }

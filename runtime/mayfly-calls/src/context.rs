@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mayfly_ledger::Channel;
+use mayfly_ledger::{Channel, Levels};
 use mayfly_registry::{Key, Resolved};
-use mayfly_types::RequestId;
+use mayfly_types::{LevelId, Money, RequestId};
 use tokio_util::sync::CancellationToken;
 
 /// Who calls what, authenticated and resolved. Tenant and project come from here and never from a body.
@@ -25,4 +25,35 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// Whether the caller said `TE: trailers`.
     pub trailers: bool,
+    /// Who the caller's user is (`x-mayfly-end-user`), at most 128 characters.
+    pub end_user: Option<Arc<str>>,
+    /// Run it once only.
+    pub idempotency: Option<IdempotencyKey>,
+    /// Price it, do not run models (`x-mayfly-dry-run`).
+    pub dry_run: bool,
+    /// The most it may cost (`x-mayfly-max-cost`).
+    pub cost_max: Option<Money>,
+}
+
+/// The caller's `Idempotency-Key`, and what it was sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// 1 to 255 visible ASCII characters.
+    pub key: String,
+    /// Path and query as the caller knows them, with the deployment where the path names one.
+    pub target: String,
+}
+
+impl Context {
+    /// The levels this call is limited at.
+    pub(crate) fn levels(&self) -> Levels {
+        let [tenant, project, deployment] = self.resolved.levels.clone();
+        Levels([tenant, project, deployment, (LevelId::Key(self.key.id), self.key.limits.clone())])
+    }
+
+    /// The most this call may cost: the tightest of its levels, or what the caller said.
+    pub(crate) fn cost_max(&self) -> Option<Money> {
+        let levels = self.resolved.levels.iter().map(|(_, limits)| limits.request_cost_max);
+        levels.chain([self.key.limits.request_cost_max, self.cost_max]).flatten().min()
+    }
 }

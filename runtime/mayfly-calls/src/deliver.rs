@@ -13,13 +13,14 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use mayfly_host::{Clock, HostError, RunEnd, Running, Timings};
-use mayfly_ledger::{JournalError, Outcome};
+use mayfly_ledger::{Append, JournalError, Outcome, Row};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use crate::bill::{self, Bill};
 use crate::body::{Body, Piece, Streamed, full};
 use crate::failure::Failure;
-use crate::open::{OpenCall, USAGE_TRAILERS, mark_usage, now};
+use crate::open::{OpenCall, now};
 
 /// Where the head goes. Closed when the caller has left.
 pub(crate) type Head = oneshot::Sender<Response<Body>>;
@@ -177,16 +178,18 @@ async fn whole(call: &OpenCall, mut parts: http::response::Parts, run: Run, head
     if head.is_closed() {
         return fail(call, Broken::Left, &timings, head).await;
     }
-    let row = call.end(parts.status.as_u16(), Outcome::Completed, &timings);
-    if let Some(row) = row
-        && let Err((_, error)) = call.write(row).await
-    {
-        return refuse(call, error.into(), &timings, head).await;
-    }
-    call.mark(&mut parts.headers, &timings);
-    mark_usage(&mut parts.headers, &call.budget.used());
     let trailers = run.trailers.filter(|_| call.trailers).map(guest_trailers);
     let bytes = joined(run.frames);
+    let mut bill = Bill::default();
+    if let Some(mut ending) = call.end(parts.status.as_u16(), Outcome::Completed, &timings) {
+        bill = ending.bill();
+        call.keep(&mut ending, &parts.headers, Some(&bytes));
+        if let Err((_, error)) = call.write(ending).await {
+            return refuse(call, error.into(), &timings, head).await;
+        }
+    }
+    call.mark(&mut parts.headers, &timings);
+    bill.mark(&mut parts.headers, &call.currency);
     let lengthless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || call.bodiless;
     let body = match trailers {
         Some(trailers) if !lengthless => {
@@ -207,27 +210,30 @@ async fn whole(call: &OpenCall, mut parts: http::response::Parts, run: Run, head
 /// The answer is long or slow: durable usage before each frame, settlement before the end.
 async fn stream(call: &OpenCall, mut parts: http::response::Parts, mut run: Run, head: Head) {
     let status = parts.status.as_u16();
-    if let Err(error) = call.journal.append(call.budget.before_frame(now(), status)).await {
+    if let Err(error) = progress(call, call.budget.before_frame(now(), status)).await {
         let timings = run.abandon(call).await;
         return fail(call, Broken::Journal(error), &timings, head).await;
     }
+    let mut copy = Copied::new(call, &parts.headers);
     call.mark(&mut parts.headers, &run.clock.read());
     // The end must wait for the settlement; a caller that counts bytes would not.
     parts.headers.remove(CONTENT_LENGTH);
     if call.trailers {
-        parts.headers.insert(TRAILER, HeaderValue::from_static(USAGE_TRAILERS));
+        parts.headers.insert(TRAILER, HeaderValue::from_static(bill::TRAILERS));
     }
     let (pieces, receiver) = mpsc::channel(1);
     let _ = head.send(Response::from_parts(parts, Streamed::new(receiver).boxed_unsync()));
-    match pump(call, &mut run, status, &pieces).await {
+    match pump(call, &mut run, status, &pieces, &mut copy).await {
         Ok(()) => {
             tell_developer(call, &run);
-            let Some(row) = call.end(status, Outcome::Completed, &run.timings()) else { return };
-            let last = match call.write(row).await {
-                Ok(()) => Piece::End(call.trailers.then(|| usage_trailers(call, run.trailers))),
-                Err((row, error)) => {
+            let Some(mut ending) = call.end(status, Outcome::Completed, &run.timings()) else { return };
+            let bill = ending.bill();
+            call.keep(&mut ending, &copy.head, copy.bytes.map(BytesMut::freeze).as_ref());
+            let last = match call.write(ending).await {
+                Ok(()) => Piece::End(call.trailers.then(|| trailers(call, &bill, run.trailers))),
+                Err((ending, error)) => {
                     // The caller will not see a proper end, so this is not owed.
-                    call.retry(row.into_void(Outcome::HostFault), error);
+                    call.retry(ending.into_void(Outcome::HostFault), error);
                     Piece::Cut("the host failed")
                 }
             };
@@ -237,8 +243,9 @@ async fn stream(call: &OpenCall, mut parts: http::response::Parts, mut run: Run,
         Err(broken) => {
             let timings = run.abandon(call).await;
             let (outcome, why) = broken.outcome();
-            if let Some(row) = call.end(status, outcome, &timings) {
-                call.write_in_the_end(row).await;
+            if let Some(mut ending) = call.end(status, outcome, &timings) {
+                call.keep(&mut ending, &copy.head, None);
+                call.write_in_the_end(ending).await;
             }
             tell(call, &broken.failure(call));
             // No room for it is as good: a stream without its end is an error, too.
@@ -247,8 +254,46 @@ async fn stream(call: &OpenCall, mut parts: http::response::Parts, mut run: Run,
     }
 }
 
+/// What of a streamed answer is kept for a caller who asks again; nothing if nobody may.
+struct Copied {
+    head: HeaderMap,
+    /// None once it is longer than what is kept.
+    bytes: Option<BytesMut>,
+}
+
+impl Copied {
+    fn new(call: &OpenCall, head: &HeaderMap) -> Self {
+        if call.once.is_some() {
+            Self { head: head.clone(), bytes: Some(BytesMut::new()) }
+        } else {
+            Self { head: HeaderMap::new(), bytes: None }
+        }
+    }
+
+    fn add(&mut self, call: &OpenCall, frame: &Bytes) {
+        match &mut self.bytes {
+            Some(bytes) if call.keeps(bytes.len().saturating_add(frame.len())) => bytes.extend_from_slice(frame),
+            _ => self.bytes = None,
+        }
+    }
+}
+
+/// Makes usage durable before the bytes it paid for leave.
+async fn progress(call: &OpenCall, rows: Vec<Row>) -> Result<(), JournalError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    call.journal.append(Append { rows, answer: None }).await.map(|_at| ())
+}
+
 /// Hands every frame over, in order, until body and handler have ended and the last frame was taken.
-async fn pump(call: &OpenCall, run: &mut Run, status: u16, pieces: &mpsc::Sender<Piece>) -> Result<(), Broken> {
+async fn pump(
+    call: &OpenCall,
+    run: &mut Run,
+    status: u16,
+    pieces: &mpsc::Sender<Piece>,
+    copy: &mut Copied,
+) -> Result<(), Broken> {
     let deadline = Instant::from_std(call.deadline);
     loop {
         // A free place means that the frame before was taken.
@@ -268,10 +313,8 @@ async fn pump(call: &OpenCall, run: &mut Run, status: u16, pieces: &mpsc::Sender
             }
         }
         let Some(frame) = run.frames.pop_front() else { return Ok(()) };
-        let rows = call.budget.before_frame(now(), status);
-        if !rows.is_empty() {
-            call.journal.append(rows).await.map_err(Broken::Journal)?;
-        }
+        progress(call, call.budget.before_frame(now(), status)).await.map_err(Broken::Journal)?;
+        copy.add(call, &frame);
         place.send(Piece::Data(frame));
     }
 }
@@ -289,8 +332,9 @@ pub(crate) async fn fail_stopped(call: &OpenCall, head: Head) {
 async fn fail(call: &OpenCall, broken: Broken, timings: &Timings, head: Head) {
     if head.is_closed() {
         // Nobody to answer. What was used up to the stop is owed, whatever the host made of it.
-        if let Some(row) = call.end(0, Outcome::ClientLeft, timings) {
-            call.write_in_the_end(row).await;
+        if let Some(mut ending) = call.end(0, Outcome::ClientLeft, timings) {
+            call.keep(&mut ending, &HeaderMap::new(), None);
+            call.write_in_the_end(ending).await;
         }
         return;
     }
@@ -305,24 +349,26 @@ async fn fail(call: &OpenCall, broken: Broken, timings: &Timings, head: Head) {
 /// Ends a call with an error envelope: settled first, then answered.
 pub(crate) async fn refuse(call: &OpenCall, mut failure: Failure, timings: &Timings, head: Head) {
     tell(call, &failure);
-    let mut owed = false;
-    let row = failure.outcome.and_then(|outcome| call.end(failure.status(), outcome, timings));
-    match row {
+    let mut bill = Bill::default();
+    let mut response = failure.response(&bill);
+    match failure.outcome.and_then(|outcome| call.end(failure.status(), outcome, timings)) {
         None => call.counters.turned_away(),
-        Some(row) => {
-            owed = row.outcome.is_some_and(Outcome::is_owed);
-            if let Err((_, error)) = call.write(row).await {
-                owed = false;
+        Some(mut ending) => {
+            bill = ending.bill();
+            response = failure.response(&bill);
+            call.keep(&mut ending, response.headers(), Some(response.body()));
+            if let Err((_, error)) = call.write(ending).await {
+                bill = Bill::default();
                 failure = error.into();
+                response = failure.response(&bill);
                 tell(call, &failure);
                 call.counters.turned_away();
             }
         }
     }
-    let used = if owed { call.budget.used() } else { Vec::new() };
-    let mut response = failure.response(&used);
+    let mut response = response.map(full);
     call.mark(response.headers_mut(), timings);
-    mark_usage(response.headers_mut(), &used);
+    bill.mark(response.headers_mut(), &call.currency);
     let _ = head.send(response);
 }
 
@@ -355,7 +401,9 @@ fn guest_trailers(trailers: HeaderMap) -> HeaderMap {
     let ours = |name: &str| {
         name.starts_with("x-mayfly-")
             || name.starts_with("x-ratelimit-")
-            || matches!(name, "x-request-id" | "server-timing" | "set-cookie" | "x-should-retry" | "retry-after")
+            || name.starts_with("ratelimit")
+            || name.starts_with("retry-after")
+            || matches!(name, "x-request-id" | "server-timing" | "set-cookie" | "x-should-retry")
     };
     let mut kept = HeaderMap::new();
     for (name, value) in &trailers {
@@ -366,9 +414,9 @@ fn guest_trailers(trailers: HeaderMap) -> HeaderMap {
     kept
 }
 
-fn usage_trailers(call: &OpenCall, from_guest: Option<HeaderMap>) -> HeaderMap {
+fn trailers(call: &OpenCall, bill: &Bill, from_guest: Option<HeaderMap>) -> HeaderMap {
     let mut trailers = from_guest.map(guest_trailers).unwrap_or_default();
-    mark_usage(&mut trailers, &call.budget.used());
+    bill.mark(&mut trailers, &call.currency);
     trailers
 }
 

@@ -1,11 +1,7 @@
-//! The door: how many calls are open, on the node and on each deployment. Memory only, before anything wakes up.
+//! The door: how many calls are open on the node. Memory only, before anything else is asked.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use mayfly_types::DeploymentId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Why a call was turned away. Nothing was opened: there is no row of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -13,62 +9,39 @@ pub(crate) enum TurnedAway {
     /// The node is full.
     #[error("this host has calls_max = {0} calls open; retry in a moment")]
     Node(u32),
-    /// The deployment is full.
-    #[error("this deployment has calls_per_deployment_max = {0} calls open; retry when one has ended")]
-    Deployment(u32),
     /// The server is stopping.
     #[error("the server is stopping; retry in a moment")]
     Stopping,
 }
 
-/// Counts open calls. Clones share the counts.
+/// Counts open calls. Clones share the count.
 #[derive(Debug, Clone)]
 pub(crate) struct Door(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     calls_max: u32,
-    calls_per_deployment_max: u32,
     stopping: AtomicBool,
-    open: Mutex<Open>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    total: u32,
-    /// Only deployments with open calls have an entry.
-    by_deployment: HashMap<DeploymentId, u32>,
+    open: AtomicU32,
 }
 
 /// The right to be open. Dropping it makes room.
 #[derive(Debug)]
-pub(crate) struct Permit {
-    door: Door,
-    deployment: DeploymentId,
-}
+pub(crate) struct Permit(Door);
 
 impl Door {
-    pub(crate) fn new(calls_max: u32, calls_per_deployment_max: u32) -> Self {
-        let open = Mutex::default();
-        Self(Arc::new(Inner { calls_max, calls_per_deployment_max, stopping: AtomicBool::new(false), open }))
+    pub(crate) fn new(calls_max: u32) -> Self {
+        Self(Arc::new(Inner { calls_max, stopping: AtomicBool::new(false), open: AtomicU32::new(0) }))
     }
 
     /// Lets one call in.
-    pub(crate) fn enter(&self, deployment: DeploymentId) -> Result<Permit, TurnedAway> {
+    pub(crate) fn enter(&self) -> Result<Permit, TurnedAway> {
         if self.0.stopping.load(Ordering::Relaxed) {
             return Err(TurnedAway::Stopping);
         }
-        let mut open = self.lock();
-        if open.total >= self.0.calls_max {
-            return Err(TurnedAway::Node(self.0.calls_max));
-        }
-        let here = open.by_deployment.get(&deployment).copied().unwrap_or(0);
-        if here >= self.0.calls_per_deployment_max {
-            return Err(TurnedAway::Deployment(self.0.calls_per_deployment_max));
-        }
-        open.total += 1;
-        open.by_deployment.insert(deployment, here + 1);
-        Ok(Permit { door: self.clone(), deployment })
+        let one_more = |open: u32| (open < self.0.calls_max).then_some(open + 1);
+        let entered = self.0.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        entered.map(|_| Permit(self.clone())).map_err(|_| TurnedAway::Node(self.0.calls_max))
     }
 
     /// Turns away whatever comes from now on.
@@ -78,66 +51,41 @@ impl Door {
 
     /// Calls open on the node.
     pub(crate) fn open(&self) -> u32 {
-        self.lock().total
-    }
-
-    /// Calls open on one deployment.
-    pub(crate) fn open_on(&self, deployment: DeploymentId) -> u32 {
-        self.lock().by_deployment.get(&deployment).copied().unwrap_or(0)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.open.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut open = self.door.lock();
-        open.total -= 1;
-        if let Entry::Occupied(mut here) = open.by_deployment.entry(self.deployment) {
-            *here.get_mut() -= 1;
-            if *here.get() == 0 {
-                here.remove();
-            }
-        }
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
     #[test]
-    fn both_limits_hold_and_leaving_makes_room() {
-        let door = Door::new(3, 2);
-        let (one, two) = (DeploymentId::new(), DeploymentId::new());
-        let first = door.enter(one).unwrap();
-        let _second = door.enter(one).unwrap();
-        assert_eq!(door.enter(one).unwrap_err(), TurnedAway::Deployment(2));
-        let _third = door.enter(two).unwrap();
-        assert_eq!(door.enter(two).unwrap_err(), TurnedAway::Node(3));
-        assert_eq!((door.open(), door.open_on(one), door.open_on(two)), (3, 2, 1));
+    fn the_limit_holds_and_leaving_makes_room() {
+        let door = Door::new(2);
+        let first = door.enter().unwrap();
+        let _second = door.enter().unwrap();
+        assert_eq!(door.enter().unwrap_err(), TurnedAway::Node(2));
+        assert_eq!(door.open(), 2);
         drop(first);
-        let _again = door.enter(one).unwrap();
-        assert_eq!((door.open(), door.open_on(one)), (3, 2));
-    }
-
-    #[test]
-    fn a_deployment_at_rest_costs_nothing() {
-        let door = Door::new(10, 10);
-        drop(door.enter(DeploymentId::new()).unwrap());
-        assert!(door.lock().by_deployment.is_empty());
-        assert_eq!(door.open(), 0);
+        let _again = door.enter().unwrap();
+        assert_eq!(door.open(), 2);
     }
 
     #[test]
     fn nobody_enters_a_stopping_server() {
-        let door = Door::new(10, 10);
-        let inside = door.enter(DeploymentId::new()).unwrap();
+        let door = Door::new(10);
+        let inside = door.enter().unwrap();
         door.stop();
-        assert_eq!(door.enter(DeploymentId::new()).unwrap_err(), TurnedAway::Stopping);
+        assert_eq!(door.enter().unwrap_err(), TurnedAway::Stopping);
         assert_eq!(door.open(), 1);
         drop(inside);
+        assert_eq!(door.open(), 0);
     }
 }

@@ -6,10 +6,13 @@ use http::{HeaderName, HeaderValue, Response};
 use mayfly_api::{ErrorCode, ErrorEnvelope, headers};
 use mayfly_host::{CodeError, GuestFault, HostError};
 use mayfly_ledger::{JournalError, Outcome};
-use mayfly_types::{Line, Meter, Refusal, RefusalKind};
+use mayfly_types::{Refusal, RefusalKind};
 
-use crate::body::{Body, full};
+use crate::admission::Denied;
+use crate::bill::Bill;
 use crate::door::TurnedAway;
+use crate::held::NotHeld;
+use crate::idempotency::Repeated;
 
 /// Why a caller gets an error envelope.
 #[derive(Debug, Clone)]
@@ -18,26 +21,28 @@ pub(crate) struct Failure {
     message: String,
     /// How the call ends; none if it never opened, so that there is no row.
     pub(crate) outcome: Option<Outcome>,
-    retry_after_s: Option<u64>,
-    /// Whether the same call cannot succeed later, beyond what the code says.
-    hopeless: bool,
+    retry: Option<Retry>,
     /// For the host's log only.
     detail: Option<String>,
     /// For the deployment's log.
     pub(crate) for_developer: Option<String>,
 }
 
+/// When a retry can succeed.
+#[derive(Debug, Clone, Copy)]
+enum Retry {
+    /// Exactly after so many milliseconds.
+    Exact(u64),
+    /// When others have ended, which nobody can know: perhaps after so many seconds.
+    Estimate(u64),
+}
+
+/// What is worth trying again soon.
+const SOON: Option<Retry> = Some(Retry::Estimate(1));
+
 impl Failure {
     fn new(code: ErrorCode, message: impl Into<String>, outcome: Option<Outcome>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            outcome,
-            retry_after_s: None,
-            hopeless: false,
-            detail: None,
-            for_developer: None,
-        }
+        Self { code, message: message.into(), outcome, retry: None, detail: None, for_developer: None }
     }
 
     /// The request body is longer than its limit. `outcome` is none if that was plain from the head.
@@ -50,7 +55,7 @@ impl Failure {
     pub(crate) fn stopping() -> Self {
         let message = "the server is stopping and cut this call; retry in a moment";
         let failure = Self::new(ErrorCode::Overloaded, message, Some(Outcome::HostFault));
-        Self { retry_after_s: Some(1), ..failure }
+        Self { retry: SOON, ..failure }
     }
 
     /// The deadline passed.
@@ -65,6 +70,11 @@ impl Failure {
         Self { detail: Some(detail.into()), ..failure }
     }
 
+    /// The same failure of a call that never opened: there is no row.
+    pub(crate) fn at_the_door(self) -> Self {
+        Self { outcome: None, ..self }
+    }
+
     pub(crate) fn status(&self) -> u16 {
         self.code.status()
     }
@@ -76,37 +86,76 @@ impl Failure {
         }
     }
 
-    /// The answer. `used`: what the call owes.
-    pub(crate) fn response(&self, used: &[Line]) -> Response<Body> {
+    /// The answer. `bill`: what the call owes.
+    pub(crate) fn response(&self, bill: &Bill) -> Response<Bytes> {
         let envelope = ErrorEnvelope::new(self.code, self.message.as_str());
         let json = serde_json::to_vec(&envelope).expect("strings are always JSON");
-        let mut response = Response::new(full(Bytes::from(json)));
+        let mut response = Response::new(Bytes::from(json));
         *response.status_mut() =
             http::StatusCode::from_u16(self.code.status()).expect("the table has three-digit statuses only");
         let head = response.headers_mut();
         head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(seconds) = self.retry_after_s {
-            head.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        match self.retry {
+            Some(Retry::Exact(ms)) => {
+                head.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+                head.insert(HeaderName::from_static(headers::RETRY_AFTER_MS), HeaderValue::from(ms));
+            }
+            Some(Retry::Estimate(seconds)) => {
+                head.insert(RETRY_AFTER, HeaderValue::from(seconds));
+                head.insert(HeaderName::from_static(headers::RETRY_ESTIMATE), HeaderValue::from_static("true"));
+            }
+            None => {}
         }
-        if !self.code.is_retryable() || self.hopeless || is_charged(used) {
+        if !self.code.is_retryable() || bill.is_charged() {
             head.insert(HeaderName::from_static(headers::SHOULD_RETRY), HeaderValue::from_static("false"));
         }
         response
     }
 }
 
-/// Whether any of `used` can have a price. Times are recorded and not priced on shared deployments.
-fn is_charged(used: &[Line]) -> bool {
-    used.iter().any(|line| !matches!(line.meter, Meter::InferenceMicros | Meter::GuestCpuMicros))
-}
-
 impl From<TurnedAway> for Failure {
     fn from(away: TurnedAway) -> Self {
-        let code = match away {
-            TurnedAway::Node(_) | TurnedAway::Stopping => ErrorCode::Overloaded,
-            TurnedAway::Deployment(_) => ErrorCode::RateLimited,
+        Self { retry: SOON, ..Self::new(ErrorCode::Overloaded, away.to_string(), None) }
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        let (code, message) = match denied {
+            Denied::Refused(refusal) => return Self::from(refusal).at_the_door(),
+            Denied::Ledger(error) => return error.into(),
+            Denied::Deployment(_) => (ErrorCode::RateLimited, denied.to_string()),
+            Denied::Late => (ErrorCode::Overloaded, denied.to_string()),
         };
-        Self { retry_after_s: Some(1), ..Self::new(code, away.to_string(), None) }
+        Self { retry: SOON, ..Self::new(code, message, None) }
+    }
+}
+
+impl From<NotHeld> for Failure {
+    fn from(error: NotHeld) -> Self {
+        let message = error.to_string();
+        match error {
+            NotHeld::TooLarge { limit } => {
+                let message = format!(
+                    "with an `idempotency-key` the request body may have idempotent_request_bytes_max = {limit} bytes"
+                );
+                Self::new(ErrorCode::TooLarge, message, None)
+            }
+            NotHeld::NoRoom => Self { retry: SOON, ..Self::new(ErrorCode::Overloaded, message, None) },
+            NotHeld::Incomplete => Self::new(ErrorCode::InvalidRequest, message, None),
+        }
+    }
+}
+
+impl From<Repeated> for Failure {
+    fn from(repeated: Repeated) -> Self {
+        let (code, retry) = match repeated {
+            Repeated::InProgress => (ErrorCode::IdempotencyInProgress, SOON),
+            Repeated::Full(_) => (ErrorCode::Overloaded, SOON),
+            Repeated::Mismatch => (ErrorCode::IdempotencyMismatch, None),
+            Repeated::NotKept(_) => (ErrorCode::IdempotencyNotKept, None),
+        };
+        Self { retry, ..Self::new(code, repeated.to_string(), None) }
     }
 }
 
@@ -115,7 +164,7 @@ impl From<HostError> for Failure {
         match error {
             HostError::Busy { .. } => {
                 let message = format!("{error}; retry in a moment");
-                Self { retry_after_s: Some(1), ..Self::new(ErrorCode::Overloaded, message, None) }
+                Self { retry: SOON, ..Self::new(ErrorCode::Overloaded, message, None) }
             }
             HostError::Guest(fault) => Self::guest(&fault),
             HostError::RequestTooLarge { part, .. } => {
@@ -162,13 +211,16 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code = match refusal.kind {
             RefusalKind::Money => ErrorCode::InsufficientQuota,
-            RefusalKind::Rate | RefusalKind::NeverFits | RefusalKind::Closed => ErrorCode::RateLimited,
+            RefusalKind::NeverFits => ErrorCode::RequestTooLargeForLimit,
+            RefusalKind::Rate | RefusalKind::Closed => ErrorCode::RateLimited,
         };
-        Self {
-            retry_after_s: refusal.retry_after_ms.map(|ms| ms.div_ceil(1000)),
-            hopeless: refusal.kind == RefusalKind::NeverFits,
-            ..Self::new(code, refusal.message, Some(Outcome::Refused))
-        }
+        let retry = match (code, refusal.retry_after_ms) {
+            (ErrorCode::RateLimited, Some(ms)) => Some(Retry::Exact(ms)),
+            // Concurrency: there is room when a call ends.
+            (ErrorCode::RateLimited, None) => SOON,
+            _ => None,
+        };
+        Self { retry, ..Self::new(code, refusal.message, Some(Outcome::Refused)) }
     }
 }
 
@@ -181,70 +233,123 @@ impl From<JournalError> for Failure {
         let message =
             "the host could not record this call, so nothing was delivered and nothing is owed; retry in a moment";
         let failure = Self::new(ErrorCode::StorageUnavailable, message, None);
-        Self { retry_after_s: Some(1), detail: Some(detail), ..failure }
+        Self { retry: SOON, detail: Some(detail), ..failure }
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use http_body_util::BodyExt as _;
+    use mayfly_ledger::RowLine;
+    use mayfly_types::Meter;
 
     use super::*;
 
-    async fn answer(failure: impl Into<Failure>, used: &[Line]) -> (u16, String, Option<String>, Option<String>) {
-        let response = failure.into().response(used);
+    /// Status, code and message, and the headers that tell of retries.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Told {
+        status: u16,
+        code: String,
+        message: String,
+        after: Option<String>,
+        after_ms: Option<String>,
+        estimate: bool,
+        hopeless: bool,
+    }
+
+    fn told(failure: impl Into<Failure>, bill: &[RowLine]) -> Told {
+        let response = failure.into().response(&Bill(bill.to_vec()));
         let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-        let (wait, retry) = (header("retry-after"), header(headers::SHOULD_RETRY));
-        let status = response.status().as_u16();
-        let text = response.into_body().collect().await.unwrap().to_bytes();
-        let envelope: ErrorEnvelope = serde_json::from_slice(&text).unwrap();
-        assert!(!envelope.error.code.is_empty());
-        (status, envelope.error.message, wait, retry)
+        let envelope: ErrorEnvelope = serde_json::from_slice(response.body()).unwrap();
+        Told {
+            status: response.status().as_u16(),
+            code: envelope.error.code,
+            message: envelope.error.message,
+            after: header("retry-after"),
+            after_ms: header("retry-after-ms"),
+            estimate: header("x-mayfly-retry-estimate").as_deref() == Some("true"),
+            hopeless: header("x-should-retry").as_deref() == Some("false"),
+        }
     }
 
-    fn some(text: &str) -> Option<String> {
-        Some(text.to_owned())
+    /// Status, code, `retry-after`, `retry-after-ms`, whether it is an estimate, and whether a retry is discouraged.
+    #[track_caller]
+    fn check(failure: impl Into<Failure>, expect: (u16, &str, Option<&str>, Option<&str>, bool, bool)) {
+        let Told { status, code, after, after_ms, estimate, hopeless, .. } = told(failure, &[]);
+        assert_eq!((status, code.as_str(), after.as_deref(), after_ms.as_deref(), estimate, hopeless), expect);
     }
 
-    #[tokio::test]
-    async fn each_failure_has_its_status_and_its_retry() {
-        let (status, message, wait, retry) = answer(HostError::Busy { limit: 7 }, &[]).await;
-        assert_eq!((status, wait, retry), (503, some("1"), None));
-        assert!(message.contains('7'), "{message}");
-        let (status, _, _, retry) = answer(HostError::Deadline { limit_ms: 30 }, &[]).await;
-        assert_eq!((status, retry), (504, some("false")));
-        let (status, ..) = answer(TurnedAway::Deployment(3), &[]).await;
-        assert_eq!(status, 429);
-        let refusal =
-            |kind, retry_after_ms| Refusal { kind, message: "tokens per minute: 10".to_owned(), retry_after_ms };
-        let (status, message, wait, retry) = answer(refusal(RefusalKind::Rate, Some(1_001)), &[]).await;
-        assert_eq!((status, message.as_str(), wait, retry), (429, "tokens per minute: 10", some("2"), None));
-        assert_eq!(answer(refusal(RefusalKind::Money, None), &[]).await.0, 402);
-        assert_eq!(answer(refusal(RefusalKind::NeverFits, None), &[]).await.3, some("false"));
+    fn refusal(kind: RefusalKind, retry_after_ms: Option<u64>) -> Refusal {
+        Refusal { kind, message: "tenant limit tokens_per_minute = 10".to_owned(), retry_after_ms }
     }
 
-    #[tokio::test]
-    async fn a_retry_that_would_be_charged_again_is_discouraged() {
-        let line = |meter| Line { meter, model: None, quantity: 1 };
-        let failure = Failure::internal("x");
-        assert_eq!(answer(failure.clone(), &[line(Meter::GuestCpuMicros)]).await.3, None);
-        assert_eq!(answer(failure, &[line(Meter::InputTokens)]).await.3, some("false"));
+    #[test]
+    fn each_refusal_has_its_status_and_its_retry() {
+        let rate = refusal(RefusalKind::Rate, Some(1_001));
+        check(rate.clone(), (429, "rate_limited", Some("2"), Some("1001"), false, false));
+        assert_eq!(told(rate, &[]).message, "tenant limit tokens_per_minute = 10");
+        check(refusal(RefusalKind::Rate, Some(0)), (429, "rate_limited", Some("0"), Some("0"), false, false));
+        check(refusal(RefusalKind::Rate, None), (429, "rate_limited", Some("1"), None, true, false));
+        check(refusal(RefusalKind::Money, None), (402, "insufficient_quota", None, None, false, true));
+        let never = refusal(RefusalKind::NeverFits, None);
+        check(never, (400, "request_too_large_for_limit", None, None, false, true));
     }
 
-    #[tokio::test]
-    async fn callers_read_no_details_of_guest_or_host() {
+    #[test]
+    fn who_is_turned_away_has_no_row() {
+        check(TurnedAway::Node(3), (503, "overloaded", Some("1"), None, true, false));
+        check(Denied::Deployment(3), (429, "rate_limited", Some("1"), None, true, false));
+        check(Denied::Late, (503, "overloaded", Some("1"), None, true, false));
+        let denied = Denied::from(refusal(RefusalKind::Rate, Some(5)));
+        check(denied.clone(), (429, "rate_limited", Some("1"), Some("5"), false, false));
+        assert_eq!(Failure::from(denied).outcome, None);
+    }
+
+    #[test]
+    fn each_repeat_has_its_status() {
+        check(Repeated::InProgress, (409, "idempotency_in_progress", Some("1"), None, true, false));
+        check(Repeated::Mismatch, (422, "idempotency_mismatch", None, None, false, true));
+        let first = mayfly_types::RequestId::new();
+        check(Repeated::NotKept(first), (409, "idempotency_not_kept", None, None, false, true));
+        assert!(told(Repeated::NotKept(first), &[]).message.contains(&first.to_string()));
+        check(Repeated::Full(1), (503, "overloaded", Some("1"), None, true, false));
+        check(NotHeld::TooLarge { limit: 4 }, (413, "too_large", None, None, false, true));
+        check(NotHeld::NoRoom, (503, "overloaded", Some("1"), None, true, false));
+        check(NotHeld::Incomplete, (400, "invalid_request", None, None, false, true));
+    }
+
+    #[test]
+    fn each_failure_of_the_host_has_its_status() {
+        let busy = told(HostError::Busy { limit: 7 }, &[]);
+        assert_eq!((busy.status, busy.after.as_deref(), busy.hopeless), (503, Some("1"), false));
+        assert!(busy.message.contains('7'), "{}", busy.message);
+        check(HostError::Deadline { limit_ms: 30 }, (504, "deadline_exceeded", None, None, false, true));
+    }
+
+    #[test]
+    fn a_retry_that_would_be_charged_again_is_discouraged() {
+        let line =
+            |meter, amount: Option<i64>| RowLine { meter, model: None, quantity: 1, price: amount.map(|_| 1), amount };
+        let hopeless = |line: RowLine| told(refusal(RefusalKind::Rate, Some(5)), &[line]).hopeless;
+        assert!(hopeless(line(Meter::InputTokens, None)), "tokens");
+        assert!(hopeless(line(Meter::Rows, Some(7))), "a price");
+        assert!(!hopeless(line(Meter::Rows, None)) && !hopeless(line(Meter::GuestCpuMicros, None)));
+    }
+
+    #[test]
+    fn callers_read_no_details_of_guest_or_host() {
         let trap = GuestFault::Trap("wasm backtrace: secret_fn".to_owned());
         let failure = Failure::from(HostError::from(trap));
         assert!(failure.for_developer.as_ref().unwrap().contains("secret_fn"));
-        let (status, message, ..) = answer(failure, &[]).await;
-        assert_eq!(status, 502);
-        assert!(!message.contains("secret"), "{message}");
-        let (status, message, ..) = answer(HostError::Host { detail: "/secret/path".to_owned() }, &[]).await;
-        assert_eq!(status, 500);
-        assert!(!message.contains("secret"), "{message}");
+        let check = |failure: Failure, status: u16| {
+            let told = told(failure, &[]);
+            assert_eq!(told.status, status);
+            assert!(!told.message.contains("secret"), "{}", told.message);
+        };
+        check(failure, 502);
+        check(HostError::Host { detail: "/secret/path".to_owned() }.into(), 500);
         let failed = JournalError::Failed { detail: "/secret/path".to_owned() };
-        let (status, message, ..) = answer(failed, &[]).await;
-        assert_eq!(status, 507);
-        assert!(!message.contains("secret"), "{message}");
+        check(failed.clone().into(), 507);
+        check(Denied::from(failed).into(), 507);
     }
 }

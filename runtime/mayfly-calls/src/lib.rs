@@ -2,10 +2,12 @@
 //! playground, enter through [`Calls::call`].
 //!
 //! One task carries a call from the door to its settlement, so that a caller's leaving never stops the settling.
-//! `door` lets it in, `call` runs it, `deliver` sends its answer in the order that billing rests on.
+//! `entrance` lets it in, `call` runs it, `deliver` sends its answer in the order that billing rests on.
 
 #![forbid(unsafe_code)]
 
+mod admission;
+mod bill;
 mod body;
 mod budget;
 mod call;
@@ -13,16 +15,26 @@ mod config;
 mod context;
 mod deliver;
 mod door;
+mod dry_run;
+mod entrance;
 mod failure;
+#[cfg(test)]
+mod fakes;
+mod held;
+mod housekeeping;
+mod idempotency;
 mod logbook;
 mod open;
+mod opener;
+mod replay;
+mod standing;
 mod status;
 mod telemetry;
 mod timing;
 
 pub use body::Body;
-pub use call::{Calls, Recompile};
+pub use call::{CallParts, Calls, Recompile};
 pub use config::Config;
-pub use context::Context;
+pub use context::{Context, IdempotencyKey};
 pub use logbook::{LogBook, LogEntry};
 pub use status::{DeploymentStatus, NodeStatus, Tier};

@@ -144,6 +144,7 @@ impl LogSink for CallLog {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -1,23 +1,25 @@
 //! One open call: its account, its row in the ledger, and what every answer of it carries.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{HeaderName, HeaderValue};
 use mayfly_api::headers;
 use mayfly_host::Timings;
-use mayfly_ledger::{Journal, JournalError, Outcome, Row};
+use mayfly_ledger::{Append, Journal, JournalError, Outcome};
 use mayfly_types::{Line, Meter, RequestId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Config;
-use crate::budget::CallBudget;
+use crate::budget::{CallBudget, Ending};
 use crate::failure::Failure;
+use crate::idempotency::Once;
 use crate::logbook::CallLog;
+use crate::standing::mark_standing;
 use crate::status::Counters;
 use crate::telemetry;
 use crate::timing::Before;
@@ -53,6 +55,12 @@ pub(crate) struct OpenCall {
     pub(crate) bodiless: bool,
     /// The caller takes trailers.
     pub(crate) trailers: bool,
+    /// The request runs once only; its answer is kept.
+    pub(crate) once: Option<Arc<Once>>,
+    /// It is priced and leaves no row.
+    pub(crate) dry_run: bool,
+    /// What costs are told in.
+    pub(crate) currency: HeaderValue,
     pub(crate) before: Before,
 }
 
@@ -63,45 +71,73 @@ pub(crate) fn now() -> i64 {
 }
 
 impl OpenCall {
-    /// The row that ends the call; none if it has ended. Guest CPU is counted here: nobody holds it beforehand.
-    pub(crate) fn end(&self, status: u16, outcome: Outcome, timings: &Timings) -> Option<Row> {
-        let quantity = u64::try_from(timings.guest_cpu.as_micros()).unwrap_or(u64::MAX);
+    /// The end of the call; none if it has ended, or is a dry run. Guest CPU is counted here: nobody holds it
+    /// beforehand.
+    pub(crate) fn end(&self, status: u16, outcome: Outcome, timings: &Timings) -> Option<Ending> {
         self.budget.close();
+        if self.dry_run {
+            return None;
+        }
+        let quantity = u64::try_from(timings.guest_cpu.as_micros()).unwrap_or(u64::MAX);
         self.budget.record(&[Line { meter: Meter::GuestCpuMicros, model: None, quantity }]);
-        self.budget.end(now(), status, outcome, self.before.cold(timings).as_str())
+        let (cold, woke) = (self.before.cold(timings).as_str(), self.before.woke(timings));
+        let mut ending = self.budget.end(now(), status, outcome, cold, woke)?;
+        ending.hold_back(self.once.clone());
+        Some(ending)
     }
 
-    /// Makes the end durable. On failure the row comes back: nothing is written.
-    pub(crate) async fn write(&self, row: Row) -> Result<(), (Box<Row>, JournalError)> {
-        match self.journal.append(vec![row.clone()]).await {
-            Ok(()) => {
-                self.counters.ended(&row, self.received.elapsed());
-                telemetry::ended(&row);
+    /// Keeps the answer with the end of its call, if the caller asked for that and a second run would be charged again
+    /// or answer otherwise. `body`: none if it was cut off; one that is too long is not kept either, only that it was.
+    pub(crate) fn keep(&self, ending: &mut Ending, head: &HeaderMap, body: Option<&Bytes>) {
+        let Some(once) = &self.once else { return };
+        if ending.row.outcome == Some(Outcome::Completed) || ending.bill().is_charged() {
+            let fits = |body: &&Bytes| self.keeps(body.len());
+            ending.answer = Some(once.keep(self.id, ending.row.status, head, body.filter(fits)));
+        }
+    }
+
+    /// Whether a body this long is kept.
+    pub(crate) fn keeps(&self, length: usize) -> bool {
+        let most = self.config.idempotent_answer_bytes_max;
+        self.once.is_some() && u64::try_from(length).is_ok_and(|length| length <= most)
+    }
+
+    /// Makes the end durable. On failure it comes back: nothing is written.
+    pub(crate) async fn write(&self, ending: Ending) -> Result<(), (Box<Ending>, JournalError)> {
+        let append = Append { rows: vec![ending.row.clone()], answer: ending.answer.clone() };
+        match self.journal.append(append).await {
+            Ok(at) => {
+                self.counters.ended(&ending.row, self.received.elapsed());
+                telemetry::ended(&ending.row);
+                ending.recorded(at);
                 Ok(())
             }
-            Err(error) => Err((Box::new(row), error)),
+            Err(error) => Err((Box::new(ending), error)),
         }
     }
 
     /// Makes the end durable when nobody waits for it: a failing store is asked again for a while.
-    pub(crate) async fn write_in_the_end(&self, row: Row) {
-        if let Err((row, error)) = self.write(row).await {
-            self.retry(*row, error);
+    pub(crate) async fn write_in_the_end(&self, ending: Ending) {
+        if let Err((ending, error)) = self.write(ending).await {
+            self.retry(*ending, error);
         }
     }
 
-    /// Asks a failing store again, beside the call. Gives up after a while: the next start ends what stayed open.
-    pub(crate) fn retry(&self, row: Row, error: JournalError) {
+    /// Asks a failing store again, beside the call; until it has answered, what the call took of its limits stays
+    /// taken. Gives up after a while: the next start ends what stayed open.
+    pub(crate) fn retry(&self, ending: Ending, error: JournalError) {
         Failure::from(error).log();
-        self.counters.ended(&row, self.received.elapsed());
-        telemetry::ended(&row);
+        self.counters.ended(&ending.row, self.received.elapsed());
+        telemetry::ended(&ending.row);
         let (journal, id) = (self.journal.clone(), self.id);
         self.tasks.spawn(async move {
             let mut pause = RETRY_PAUSE;
             for _ in 0..RETRIES_MAX {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
-                if journal.append(vec![row.clone()]).await.is_ok() {
+                let append = Append { rows: vec![ending.row.clone()], answer: ending.answer.clone() };
+                if let Ok(at) = journal.append(append).await {
+                    ending.recorded(at);
                     return;
                 }
             }
@@ -129,56 +165,18 @@ impl OpenCall {
         let cold = self.before.cold(timings).as_str();
         head.insert(HeaderName::from_static(headers::COLD), HeaderValue::from_static(cold));
         head.insert(SERVER_TIMING, self.before.server_timing(timings));
+        if let Some(standing) = self.budget.standing() {
+            mark_standing(head, &standing);
+        }
+    }
+
+    /// What costs are told in.
+    pub(crate) fn currency_text(&self) -> &str {
+        self.currency.to_str().unwrap_or_default()
     }
 }
 
 pub(crate) fn mark_id(head: &mut HeaderMap, id: RequestId) {
     let id = HeaderValue::try_from(id.to_string()).expect("an id is hexadecimal digits");
     head.insert(HeaderName::from_static(headers::REQUEST_ID), id);
-}
-
-/// Names of the trailers a streamed answer can end with.
-pub(crate) const USAGE_TRAILERS: &str = "x-mayfly-usage, x-mayfly-usage-input-tokens, x-mayfly-usage-output-tokens";
-
-/// Usage as headers or trailers: all meters, models together; tokens apart if there were any.
-pub(crate) fn mark_usage(head: &mut HeaderMap, used: &[Line]) {
-    let mut sums: BTreeMap<Meter, u64> = BTreeMap::new();
-    for line in used {
-        let sum = sums.entry(line.meter).or_default();
-        *sum = sum.saturating_add(line.quantity);
-    }
-    let json = serde_json::to_string(&sums).expect("words and integers are always JSON");
-    let json = HeaderValue::try_from(json).expect("JSON of ASCII words and digits is a header value");
-    head.insert(HeaderName::from_static(headers::USAGE), json);
-    let of = |meter| sums.get(&meter).copied();
-    let input = of(Meter::InputTokens).unwrap_or(0).saturating_add(of(Meter::CachedInputTokens).unwrap_or(0));
-    let output = of(Meter::OutputTokens).unwrap_or(0);
-    if input > 0 || output > 0 {
-        head.insert(HeaderName::from_static(headers::USAGE_INPUT_TOKENS), HeaderValue::from(input));
-        head.insert(HeaderName::from_static(headers::USAGE_OUTPUT_TOKENS), HeaderValue::from(output));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn usage_is_summed_over_models() {
-        let model = |n| Some(mayfly_types::ModelId::from_bytes([n; 16]));
-        let line = |meter, n, quantity| Line { meter, model: model(n), quantity };
-        let mut head = HeaderMap::new();
-        mark_usage(
-            &mut head,
-            &[line(Meter::InputTokens, 1, 8), line(Meter::InputTokens, 2, 3), line(Meter::Rows, 1, 1)],
-        );
-        assert_eq!(head[headers::USAGE], r#"{"input_tokens":11,"rows":1}"#);
-        assert_eq!(
-            (&head[headers::USAGE_INPUT_TOKENS], &head[headers::USAGE_OUTPUT_TOKENS]),
-            (&"11".parse().expect("digits"), &"0".parse().expect("digits"))
-        );
-        let mut head = HeaderMap::new();
-        mark_usage(&mut head, &[]);
-        assert_eq!((head.len(), &head[headers::USAGE]), (1, &"{}".parse().expect("ASCII")));
-    }
 }

@@ -8,11 +8,7 @@ use mayfly_host::Timings;
 /// The coldest thing a call had to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cold {
-    /// Nothing: a kept instance was reused.
-    #[expect(
-        dead_code,
-        reason = "every call has a fresh instance until `scale.reuse` comes; the word is part of the contract"
-    )]
+    /// Nothing: a kept answer was given again.
     None,
     /// An instance; code was mapped and models were loaded.
     Instance,
@@ -40,20 +36,28 @@ pub(crate) struct Before {
     pub(crate) code: Duration,
     /// Whether it had to be mapped.
     pub(crate) mapped: bool,
+    /// Whether a kept answer is given again: nothing runs.
+    pub(crate) replayed: bool,
 }
 
 impl Before {
     /// Up to now nothing but waiting.
     pub(crate) fn waiting(received: Instant) -> Self {
-        Self { queue: received.elapsed(), code: Duration::ZERO, mapped: false }
+        Self { queue: received.elapsed(), code: Duration::ZERO, mapped: false, replayed: false }
     }
 
     pub(crate) fn cold(&self, timings: &Timings) -> Cold {
         match (timings.model_load.is_some(), self.mapped) {
+            _ if self.replayed => Cold::None,
             (true, _) => Cold::Model,
             (false, true) => Cold::Code,
             (false, false) => Cold::Instance,
         }
+    }
+
+    /// Whether code or a model had to be woken.
+    pub(crate) fn woke(&self, timings: &Timings) -> bool {
+        self.mapped || timings.model_load.is_some()
     }
 
     /// The `Server-Timing` header, in milliseconds.
@@ -78,10 +82,11 @@ mod tests {
 
     #[test]
     fn the_coldest_tier_counts() {
-        let warm = Before { queue: Duration::ZERO, code: Duration::ZERO, mapped: false };
+        let warm = Before { queue: Duration::ZERO, code: Duration::ZERO, mapped: false, replayed: false };
         let mapped = Before { mapped: true, ..warm };
         let loaded = Timings { model_load: Some(Duration::from_millis(8)), ..Timings::default() };
         assert_eq!(warm.cold(&Timings::default()), Cold::Instance);
+        assert_eq!(Before { replayed: true, ..warm }.cold(&Timings::default()), Cold::None);
         assert_eq!(mapped.cold(&Timings::default()), Cold::Code);
         assert_eq!(mapped.cold(&loaded), Cold::Model);
         assert_eq!(warm.cold(&loaded).as_str(), "model");
@@ -89,7 +94,12 @@ mod tests {
 
     #[test]
     fn milliseconds_with_three_decimals() {
-        let before = Before { queue: Duration::from_micros(12), code: Duration::from_micros(191), mapped: true };
+        let before = Before {
+            queue: Duration::from_micros(12),
+            code: Duration::from_micros(191),
+            mapped: true,
+            replayed: false,
+        };
         let timings = Timings {
             instance: Duration::from_micros(16),
             guest_cpu: Duration::from_nanos(1_234_567),

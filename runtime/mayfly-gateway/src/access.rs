@@ -107,6 +107,7 @@ pub(crate) fn may_deploy(key: &Key) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_types::KeyId;
@@ -128,9 +129,13 @@ mod tests {
             prefix: String::new(),
             hash: [0; 32],
             scopes: scopes.to_vec(),
+            deployments: Vec::new(),
+            slot: None,
+            limits: Default::default(),
             created_at: 0,
             expires_at: None,
             revoked_at: None,
+            last_used_at: None,
         }
     }
 
@@ -157,7 +162,13 @@ mod tests {
     #[test]
     fn reach_ends_at_the_tenant_and_at_the_project() {
         let (mine, other) = (TenantId::new(), TenantId::new());
-        let project = |tenant| Project { id: ProjectId::new(), tenant, name: "p".parse().unwrap(), created_at: 0 };
+        let project = |tenant| Project {
+            id: ProjectId::new(),
+            tenant,
+            name: "p".parse().unwrap(),
+            limits: Default::default(),
+            created_at: 0,
+        };
         let (first, second, foreign) = (project(mine), project(mine), project(other));
         let of_tenant = Reach::of(&key(Some(mine), None, &[KeyScope::Deploy]));
         assert!(of_tenant.sees(&first) && of_tenant.sees(&second) && !of_tenant.sees(&foreign));

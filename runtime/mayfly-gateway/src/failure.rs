@@ -18,6 +18,8 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// The parameter at fault.
     pub(crate) param: Option<&'static str>,
+    /// More members of problem details.
+    pub(crate) details: Option<Box<serde_json::Map<String, serde_json::Value>>>,
     /// Methods that the path has.
     pub(crate) allow: Option<&'static str>,
     /// An estimate, in seconds.
@@ -26,7 +28,13 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), param: None, allow: None, retry_after_s: None }
+        Self { code, message: message.into(), param: None, details: None, allow: None, retry_after_s: None }
+    }
+
+    /// The same with one more member of its problem details.
+    pub(crate) fn with_detail(mut self, name: &str, value: serde_json::Value) -> Self {
+        self.details.get_or_insert_default().insert(name.to_owned(), value);
+        self
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -85,7 +93,11 @@ impl Failure {
             code: self.code.as_str().to_owned(),
             request_id: Some(id.to_string()),
         };
-        let body = serde_json::to_vec(&problem).expect("strings always serialise");
+        let mut problem = serde_json::to_value(&problem).expect("strings always serialise");
+        if let (Some(details), Some(members)) = (&self.details, problem.as_object_mut()) {
+            members.extend(details.iter().map(|(name, value)| (name.clone(), value.clone())));
+        }
+        let body = problem.to_string().into_bytes();
         self.respond(body, "application/problem+json")
     }
 

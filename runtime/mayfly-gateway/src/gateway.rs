@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mayfly_api::OnnxRuntime;
 use mayfly_calls::Calls;
-use mayfly_ledger::Journal;
+use mayfly_ledger::{Journal, Prices};
 use mayfly_registry::{Control, Directory, Project, Records};
 use mayfly_types::{DeploymentId, Name, ProjectId};
 use tokio::net::TcpListener;
@@ -23,6 +23,8 @@ use crate::{GatewayConfig, admin, data};
 const TIERS_SHOWN_MAX: u64 = 1_000;
 /// Projects remembered by id. A project's name and tenant never change.
 const PROJECTS_KEPT_MAX: u64 = 1_000;
+/// Estimates counted at once: tokenizers take CPU that calls need too.
+const ESTIMATES_MAX: usize = 4;
 /// After the data listener has drained, how long the admin listener's requests may take.
 const ADMIN_DRAIN: Duration = Duration::from_secs(2);
 /// After everything was cut, how long the last settlements may take.
@@ -51,6 +53,7 @@ pub struct Parts {
     pub control: Control,
     pub directory: Directory,
     pub journal: Arc<dyn Journal>,
+    pub prices: Arc<dyn Prices>,
     pub node: NodeInfo,
 }
 
@@ -81,6 +84,12 @@ pub(crate) struct Inner {
     pub(crate) room: Room,
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) followers: Arc<Semaphore>,
+    /// One price is added at a time.
+    pub(crate) pricing: Arc<Semaphore>,
+    /// One walk over the ledger at a time.
+    pub(crate) verifying: Arc<Semaphore>,
+    /// Estimates whose texts are being counted.
+    pub(crate) estimates: Arc<Semaphore>,
     projects: moka::sync::Cache<ProjectId, Arc<Project>>,
     /// Deployments that were called, by name: whose tier may be above zero.
     pub(crate) called: moka::sync::Cache<DeploymentId, (Name, Name)>,
@@ -93,6 +102,9 @@ impl Gateway {
             room: Room::new(config.openai_held_bytes_max),
             uploads: Arc::new(Semaphore::new(config.uploads_max as usize)),
             followers: Arc::new(Semaphore::new(config.log_followers_max as usize)),
+            pricing: Arc::new(Semaphore::new(1)),
+            verifying: Arc::new(Semaphore::new(1)),
+            estimates: Arc::new(Semaphore::new(ESTIMATES_MAX)),
             config,
             parts,
             started_at: crate::time::now_micros(),
@@ -135,6 +147,7 @@ impl Gateway {
             admin_cut,
             move |request| admin::answer(gateway.clone(), router.clone(), request),
         );
+        tokio::spawn(self.clone().reprice_recent());
         shutdown.cancelled().await;
         self.0.draining.store(true, Ordering::Release);
         tracing::info!(drain_ms_max = self.0.config.drain_ms_max, "stopping: running requests may end");
@@ -174,6 +187,11 @@ impl Gateway {
 
     pub(crate) fn records(&self) -> &Arc<dyn Records> {
         self.0.parts.control.records()
+    }
+
+    /// The one currency of this host.
+    pub(crate) fn currency(&self) -> &str {
+        self.0.parts.calls.currency()
     }
 
     /// The URL of a deployment.

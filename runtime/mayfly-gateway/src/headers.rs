@@ -29,6 +29,7 @@ const NEVER_HANDED_ON: &[&str] = &[
     "expect",
     "http2-settings",
     "x-request-id",
+    "idempotency-key",
 ];
 
 const PREFIXES_NEVER_HANDED_ON: &[&str] = &["x-mayfly-", "x-forwarded-", "proxy-"];
@@ -143,6 +144,7 @@ pub(crate) fn harden_shared_origin(headers: &mut HeaderMap) {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -189,6 +191,10 @@ mod tests {
             "expect",
             "http2-settings",
             "x-request-id",
+            "x-mayfly-end-user",
+            "x-mayfly-dry-run",
+            "x-mayfly-max-cost",
+            "idempotency-key",
             "host",
         ] {
             assert_eq!(cleaned(&[(name, "x"), (name, "y")]), [], "{name}");

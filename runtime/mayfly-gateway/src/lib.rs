@@ -16,6 +16,7 @@ mod gateway;
 mod headers;
 mod limits;
 mod metrics;
+mod repricing;
 mod requests;
 mod server;
 mod target;

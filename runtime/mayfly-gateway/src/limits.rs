@@ -171,6 +171,7 @@ pub(crate) async fn read(
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use futures::stream;

@@ -109,6 +109,7 @@ pub(crate) fn host(parts: &http::request::Parts) -> Option<String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

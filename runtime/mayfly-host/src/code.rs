@@ -154,6 +154,11 @@ impl Mapped {
         }
     }
 
+    /// Whether the component is mapped. Does not count as a use.
+    pub(crate) fn has(&self, digest: Digest) -> bool {
+        self.cache.contains_key(&digest)
+    }
+
     /// What is mapped.
     pub(crate) fn digests(&self) -> Vec<Digest> {
         self.cache.iter().map(|(digest, _)| *digest).collect()

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::KeyValueLimits;
+
 /// Settings of [`crate::Host`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,6 +30,8 @@ pub struct Config {
     pub epoch_tick_ms: u64,
     /// After its body ended, a handler may go on this long; its calls to models fail.
     pub body_end_grace_ms: u64,
+    /// `wasi:keyvalue`: the store of each deployment.
+    pub keyvalue: KeyValueLimits,
 }
 
 impl Default for Config {
@@ -43,6 +47,7 @@ impl Default for Config {
             component_bytes_max: 64 << 20,
             epoch_tick_ms: 1,
             body_end_grace_ms: 250,
+            keyvalue: KeyValueLimits::default(),
         }
     }
 }

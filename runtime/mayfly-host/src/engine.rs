@@ -1,9 +1,9 @@
 //! The engine: pool, epoch ticker, linker, and the host made of them.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use mayfly_types::Digest;
 use wasmtime::Engine;
@@ -15,7 +15,8 @@ use crate::instance::Counts;
 use crate::pool::Machine;
 use crate::stored::Stored;
 use crate::{
-    Code, CodeError, CodeStats, CompileError, ComponentInfo, Config, StartError, compile, linker, pool, settings,
+    Code, CodeError, CodeStats, CompileError, ComponentInfo, Config, KeyValue, StartError, compile, linker, pool,
+    settings,
 };
 
 /// The WebAssembly side of a node. Clones share it.
@@ -33,15 +34,22 @@ pub(crate) struct Inner {
     pub(crate) stored: Arc<Stored>,
     pub(crate) mapped: Mapped,
     pub(crate) child: PathBuf,
+    /// Data of the deployments.
+    pub(crate) key_values: Arc<dyn KeyValue>,
 }
 
 impl Host {
     /// Sets up the engine, the pool and the ticker. `code_folder` is created with its key if it is not there;
-    /// `child` is the binary started as `child __compile …` for each upload.
+    /// `child` is the binary started as `child __compile …` for each upload; `key_values` keeps what guests store.
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(config: Config, code_folder: PathBuf, child: PathBuf) -> Result<Self, StartError> {
+    pub fn start(
+        config: Config,
+        code_folder: PathBuf,
+        child: PathBuf,
+        key_values: Arc<dyn KeyValue>,
+    ) -> Result<Self, StartError> {
         let machine = Machine::read();
         let (engine, instances_max) = pool::engine(&config, pool::slots(&config, machine))?;
         tracing::info!(
@@ -57,7 +65,9 @@ impl Host {
         let counts = Arc::new(Counts::default());
         let ticker = ticker(&engine, &counts, Duration::from_millis(config.epoch_tick_ms.max(1)))?;
         let mapped = Mapped::start(&config, engine.clone(), linker, Arc::clone(&stored))?;
-        Ok(Self(Arc::new(Inner { config, engine, instances_max, counts, ticker, stored, mapped, child: places.child })))
+        let child = places.child;
+        let inner = Inner { config, engine, instances_max, counts, ticker, stored, mapped, child, key_values };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Checks and compiles the component in the file `wasm` in a child process, and stores the code under `digest`
@@ -74,6 +84,31 @@ impl Host {
         self.0.stored.has(digest)
     }
 
+    /// Components whose compiled code is stored for this engine. What is stored for other engines is removed first.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub async fn stored_code(&self) -> io::Result<Vec<Digest>> {
+        self.with_stored(Stored::sweep).await
+    }
+
+    /// Removes the compiled code of a component, if there is any. Where it is mapped it stays mapped.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub async fn remove_code(&self, digest: Digest) -> io::Result<()> {
+        self.with_stored(move |stored| stored.remove(digest)).await
+    }
+
+    /// Works on the code folder off the async threads.
+    async fn with_stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Stored) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let stored = Arc::clone(&self.0.stored);
+        tokio::task::spawn_blocking(move || work(&stored)).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
     /// The mapped component, from memory or (verified first) from the code folder. Single-flight; true if it had to
     /// be mapped.
     ///
@@ -81,6 +116,11 @@ impl Host {
     /// [`CodeError`].
     pub async fn code(&self, digest: Digest) -> Result<(Arc<Code>, bool), CodeError> {
         self.0.mapped.get(digest).await
+    }
+
+    /// Whether the component is mapped right now.
+    pub fn is_mapped(&self, digest: Digest) -> bool {
+        self.0.mapped.has(digest)
     }
 
     /// What is mapped and alive right now.

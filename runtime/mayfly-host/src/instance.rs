@@ -12,6 +12,7 @@ use crate::call::Call;
 use crate::cpu::CpuMeter;
 use crate::engine::Inner;
 use crate::http::Hooks;
+use crate::keyvalue::KeyValueState;
 use crate::limiter::Limiter;
 use crate::nn::NnState;
 use crate::output::{Allowance, GuestOutput};
@@ -119,7 +120,7 @@ impl Instance {
             inner.ticker.wake();
         }
         let meter = Arc::new(CpuMeter::default());
-        let mut store = Store::new(&inner.engine, state(inference, invocation, call, clock, &meter));
+        let mut store = Store::new(&inner.engine, state(inner, inference, invocation, call, clock, &meter));
         store.limiter(|state| &mut state.limiter);
         let handles = usize::try_from(invocation.limits.handles_max).unwrap_or(usize::MAX);
         store.set_max_component_handles(handles);
@@ -170,6 +171,7 @@ impl Drop for Instance {
 }
 
 fn state(
+    inner: &Inner,
     inference: &mayfly_inference::Inference,
     invocation: &Invocation,
     call: &Arc<Call>,
@@ -209,5 +211,12 @@ fn state(
             clock.clone(),
         )
         .with_meter(Arc::clone(meter)),
+        keyvalue: KeyValueState {
+            store: Arc::clone(&inner.key_values),
+            deployment: invocation.deployment,
+            limits: inner.config.keyvalue,
+            deadline: invocation.deadline,
+            cancel: call.closed().clone(),
+        },
     }
 }

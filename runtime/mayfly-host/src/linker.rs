@@ -3,8 +3,8 @@
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-use crate::nn;
 use crate::state::GuestState;
+use crate::{keyvalue, nn};
 
 /// Everything that is linked, for every guest alike; what a guest may reach through it is decided by its state.
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
@@ -14,5 +14,6 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     nn::add_to_linker(&mut linker)?;
+    keyvalue::add_to_linker(&mut linker)?;
     Ok(linker)
 }

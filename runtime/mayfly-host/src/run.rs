@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use mayfly_inference::Inference;
-use mayfly_types::{Budget, GuestLimits};
+use mayfly_types::{Budget, DeploymentId, GuestLimits};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
@@ -33,6 +33,8 @@ pub struct Invocation {
     /// The request as the guest will see it: path relative to the deployment, no keys, no internal headers.
     /// Needs a `host` header or an authority. A body error ends the guest's read.
     pub request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
+    /// Whose call it is: its key-value store is the one the guest opens.
+    pub deployment: DeploymentId,
     /// Models and configuration.
     pub grants: Arc<Grants>,
     /// Limits of the revision.

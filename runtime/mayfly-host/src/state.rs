@@ -7,6 +7,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::http::Hooks;
+use crate::keyvalue::KeyValueState;
 use crate::limiter::Limiter;
 use crate::nn::NnState;
 
@@ -24,6 +25,8 @@ pub(crate) struct GuestState {
     pub(crate) limiter: Limiter,
     /// Models, tensors, configuration.
     pub(crate) nn: NnState,
+    /// The deployment's key-value store.
+    pub(crate) keyvalue: KeyValueState,
 }
 
 impl fmt::Debug for GuestState {

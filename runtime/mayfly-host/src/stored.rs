@@ -60,7 +60,7 @@ impl Stored {
     pub(crate) fn keep(&self, digest: Digest, scratch: tempfile::NamedTempFile) -> io::Result<u64> {
         // By its path: the child may have replaced the file it was given.
         let file = File::open(scratch.path())?;
-        let sum = self.sum(digest, &file)?;
+        let sum = self.sum(digest, scratch.path())?;
         file.sync_all()?;
         let bytes = file.metadata()?.len();
         let mut sum_file = self.scratch()?;
@@ -73,6 +73,34 @@ impl Stored {
         Ok(bytes)
     }
 
+    /// Removes what belongs to other engines; gives the components that have code for this one.
+    pub(crate) fn sweep(&self) -> io::Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        let mut removed = 0_u32;
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            // Only names of ours: the key stays, and so does what somebody else has put here.
+            let Some((digest, engine, is_code)) = name.to_str().and_then(parse) else { continue };
+            if engine != self.engine {
+                gone(fs::remove_file(entry.path()))?;
+                removed = removed.saturating_add(1);
+            } else if is_code {
+                digests.push(digest);
+            }
+        }
+        if removed > 0 {
+            tracing::info!(files = removed, "removed compiled code of other engines");
+        }
+        Ok(digests)
+    }
+
+    /// Removes the code of a component and its checksum, if they are there.
+    pub(crate) fn remove(&self, digest: Digest) -> io::Result<()> {
+        gone(fs::remove_file(self.code_path(digest)))?;
+        gone(fs::remove_file(self.sum_path(digest)))
+    }
+
     /// The path of the code, once its checksum was found to fit.
     pub(crate) fn verified(&self, digest: Digest) -> Result<PathBuf, CodeError> {
         let trouble = |error: io::Error| match error.kind() {
@@ -80,11 +108,10 @@ impl Stored {
             _ => CodeError::Host { detail: format!("reading compiled code: {error}") },
         };
         let path = self.code_path(digest);
-        let file = File::open(&path).map_err(trouble)?;
         let mut wanted = String::new();
         let sum_file = File::open(self.sum_path(digest)).map_err(trouble)?;
         let read = sum_file.take(65).read_to_string(&mut wanted);
-        let sum = self.sum(digest, &file).map_err(trouble)?;
+        let sum = self.sum(digest, &path).map_err(trouble)?;
         // `blake3::Hash` compares in constant time.
         match (read, blake3::Hash::from_hex(wanted.trim_end())) {
             (Ok(_), Ok(wanted)) if wanted == sum => Ok(path),
@@ -92,21 +119,12 @@ impl Stored {
         }
     }
 
-    /// Over the name too: one component's code must not pass for another's.
-    fn sum(&self, digest: Digest, mut file: &File) -> io::Result<blake3::Hash> {
+    /// Over the name too: one component's code must not pass for another's. Mapped: a cold call waits for this, and
+    /// reading would copy it all.
+    fn sum(&self, digest: Digest, code: &Path) -> io::Result<blake3::Hash> {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(self.name(digest).as_bytes());
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(hasher.finalize()),
-                Ok(bytes) => {
-                    hasher.update(&buffer[..bytes]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        hasher.update(self.name(digest).as_bytes()).update_mmap(code)?;
+        Ok(hasher.finalize())
     }
 
     fn name(&self, digest: Digest) -> String {
@@ -119,6 +137,26 @@ impl Stored {
 
     fn sum_path(&self, digest: Digest) -> PathBuf {
         self.folder.join(format!("{}.sum", self.name(digest)))
+    }
+}
+
+/// What a file of ours holds: the component, the engine, and whether it is code (or its checksum).
+fn parse(name: &str) -> Option<(Digest, &str, bool)> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    let (digest, engine) = stem.split_once('-')?;
+    let is_code = match extension {
+        "cwasm" => true,
+        "sum" => false,
+        _ => return None,
+    };
+    Some((format!("sha256:{digest}").parse().ok()?, engine, is_code))
+}
+
+/// Nothing to remove is as good as removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -221,6 +259,28 @@ mod tests {
         // A checksum without the key.
         fs::write(code.sum_path(two), blake3::hash(b"other code!").to_hex().as_str()).unwrap();
         assert!(matches!(code.verified(two), Err(CodeError::Damaged)));
+    }
+
+    #[test]
+    fn code_of_other_engines_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+        let old = Stored::open(folder.path(), "older".to_owned()).unwrap();
+        put(&old, one, b"old code");
+        put(&old, two, b"old code");
+        let new = stored(folder.path());
+        put(&new, one, b"new code");
+        let foreign = ["notes.txt", "x-older.cwasm", "README", ".compile-running"];
+        for name in foreign {
+            fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        assert_eq!(new.sweep().unwrap(), [one]);
+        assert!(!old.has(one) && !old.has(two) && new.verified(one).is_ok());
+        assert!(foreign.iter().all(|name| folder.path().join(name).exists()));
+        new.remove(one).unwrap();
+        new.remove(two).unwrap();
+        assert!(matches!(new.verified(one), Err(CodeError::Missing)));
+        assert_eq!(new.sweep().unwrap(), []);
     }
 
     #[test]

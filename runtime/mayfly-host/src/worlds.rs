@@ -34,8 +34,11 @@ const WASI_02: [(&str, &[&str]); 7] = [
 ];
 
 /// Release candidates, linked under this exact version only.
-const EXACT: [&str; 6] = [
+const EXACT: [&str; 9] = [
     "wasi:config/store@0.2.0-rc.1",
+    "wasi:keyvalue/atomics@0.2.0-draft",
+    "wasi:keyvalue/batch@0.2.0-draft",
+    "wasi:keyvalue/store@0.2.0-draft",
     "wasi:nn/errors@0.2.0-rc-2024-10-28",
     "wasi:nn/graph@0.2.0-rc-2024-10-28",
     "wasi:nn/inference@0.2.0-rc-2024-10-28",
@@ -195,6 +198,7 @@ mod tests {
         check(&[], handler, Ok(()));
         check(&["wasi:http/types@0.2.0", "wasi:cli/environment@0.2.6", "wasi:io/poll@0.2.12"], handler, Ok(()));
         check(&["wasi:nn/tensor@0.2.0-rc-2024-10-28", "wasi:config/store@0.2.0-rc.1"], handler, Ok(()));
+        check(&["wasi:keyvalue/store@0.2.0-draft", "wasi:keyvalue/batch@0.2.0-draft"], handler, Ok(()));
         check(&["mayfly:inference/models@0.1.4"], handler, Ok(()));
     }
 
@@ -203,7 +207,7 @@ mod tests {
         check(
             &["wasi:keyvalue/store@0.2.0", "wasi:http/types@0.3.0", "wasi:nn/tensor@0.2.0-rc-2025-01-01"],
             &["wasi:cli/run@0.2.0"],
-            Err("it imports wasi:keyvalue/store@0.2.0, which this host does not have; \
+            Err("it imports wasi:keyvalue/store@0.2.0; this host has wasi:keyvalue/store@0.2.0-draft; \
                  it imports wasi:http/types@0.3.0, which this host does not have; \
                  it imports wasi:nn/tensor@0.2.0-rc-2025-01-01; this host has wasi:nn/tensor@0.2.0-rc-2024-10-28; \
                  it must export wasi:http/incoming-handler@0.2.x, and exports wasi:cli/run@0.2.0"),

@@ -205,6 +205,11 @@ impl Residents {
         self.ready().iter().map(until).min()
     }
 
+    /// Whether there is a session of this package on this device right now.
+    pub(crate) fn is_loaded(&self, digest: Digest, device: Device) -> bool {
+        matches!(self.lock().get(&(digest, device)), Some(Slot::Ready(executor)) if !executor.is_closed())
+    }
+
     /// What is loaded right now.
     pub(crate) fn residency(&self) -> Residency {
         let mut models: Vec<Resident> = self.ready().iter().map(|executor| executor.resident()).collect();

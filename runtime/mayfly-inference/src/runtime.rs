@@ -189,6 +189,11 @@ impl Inference {
         self.0.residents.evict_idle(force)
     }
 
+    /// Whether the package is loaded on this device right now.
+    pub fn is_loaded(&self, digest: mayfly_types::Digest, device: Device) -> bool {
+        self.0.residents.is_loaded(digest, device)
+    }
+
     /// What is loaded right now.
     pub fn residency(&self) -> Residency {
         self.0.residents.residency()

@@ -1,34 +1,33 @@
 //! Import with its first load in a child process. This binary is its own child, as `mayfly` is.
 //!
 //! Needs ONNX Runtime's library, which the set-up scripts put in place (`MAYFLY_ORT_DYLIB` names another).
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it did")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use libtest_mimic::{Arguments, Trial};
 use mayfly_inference::{ImportError, ImportPolicy, Imported, Package, Role, import, probe_in_child};
 use tempfile::TempDir;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    match args.get(1).map(String::as_str) {
-        Some("__probe-model") => std::process::exit(probe_in_child(&args[2..])),
-        Some("--list") => return,
-        _ => {}
+    if args.get(1).is_some_and(|first| first == "__probe-model") {
+        std::process::exit(probe_in_child(&args[2..]));
     }
-    let tests: [(&str, fn()); 4] = [
-        ("good_models_load_once_and_are_stored", good_models_load_once_and_are_stored),
-        ("what_the_library_refuses_is_refused", what_the_library_refuses_is_refused),
-        ("a_child_that_hangs_is_ended", a_child_that_hangs_is_ended),
-        ("a_child_without_memory_fails_alone", a_child_without_memory_fails_alone),
+    let trial = |name: &str, test: fn()| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    };
+    let trials = vec![
+        trial("good_models_load_once_and_are_stored", good_models_load_once_and_are_stored),
+        trial("what_the_library_refuses_is_refused", what_the_library_refuses_is_refused),
+        trial("a_child_that_hangs_is_ended", a_child_that_hangs_is_ended),
+        trial("a_child_without_memory_fails_alone", a_child_without_memory_fails_alone),
     ];
-    // As the usual harness: a word on the command line picks tests by name.
-    let wanted = args.iter().skip(1).find(|arg| !arg.starts_with('-'));
-    for (name, test) in tests.into_iter().filter(|(name, _)| wanted.is_none_or(|wanted| name.contains(wanted.as_str())))
-    {
-        test();
-        println!("test {name} ... ok");
-    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
 fn fixture(name: &str) -> PathBuf {

@@ -3,22 +3,49 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mayfly_types::{HoldId, Line, Meter, ModelId, Refusal, RefusalKind};
+use mayfly_types::{HoldId, Line, Meter, ModelId, Money, Refusal, RefusalKind};
 
-use crate::{Call, Kind, Outcome, Row, RowLine};
+use crate::{Ask, Call, Kind, Outcome, Rate, Row, RowLine, Tariff};
 
-/// What sums are kept by.
-type Sums = BTreeMap<(Meter, Option<ModelId>), i64>;
+/// What is counted apart.
+type Subject = (Meter, Option<ModelId>);
+type Sums = BTreeMap<Subject, i64>;
+
+/// One subject of the call.
+#[derive(Debug)]
+struct Tally {
+    /// What a unit costs; none if it is unpriced. Looked up once: the prices of a call never change.
+    rate: Option<Rate>,
+    held: i64,
+    used: i64,
+}
+
+impl Tally {
+    /// What is held and used, in whole; the checks of a hold keep it in `i64` until work exceeds a hold.
+    fn exposed(&self) -> i64 {
+        self.held.saturating_add(self.used)
+    }
+
+    fn cost(&self, quantity: i64) -> Money {
+        Money::from_pico(self.rate.map_or(0, |rate| rate.amount(quantity)).into())
+    }
+
+    fn row_line(&self, (meter, model): Subject, quantity: i64) -> RowLine {
+        let price = self.rate.map(|rate| rate.price);
+        RowLine { meter, model, quantity, price, amount: self.rate.map(|rate| rate.amount(quantity)) }
+    }
+}
 
 /// Usage of one call: holds, charges, and the rows that tell of them. Pure: whoever owns it brings the time.
 #[derive(Debug)]
 pub struct Account {
     call: Arc<Call>,
+    tariff: Tariff,
+    /// The most the call may hold and cost.
+    cost_max: Option<Money>,
     /// What is left of each live hold.
     holds: BTreeMap<u64, Sums>,
-    /// The sum of `holds`.
-    held: Sums,
-    used: Sums,
+    tallies: BTreeMap<Subject, Tally>,
     next_hold: u64,
     closed: bool,
     ended: bool,
@@ -28,13 +55,14 @@ pub struct Account {
 }
 
 impl Account {
-    /// Nothing used yet.
-    pub fn new(call: Arc<Call>) -> Self {
+    /// Nothing used yet. `cost_max`: the most the call may hold and cost.
+    pub fn new(call: Arc<Call>, tariff: Tariff, cost_max: Option<Money>) -> Self {
         Self {
             call,
+            tariff,
+            cost_max,
             holds: BTreeMap::new(),
-            held: Sums::new(),
-            used: Sums::new(),
+            tallies: BTreeMap::new(),
             next_hold: 0,
             closed: false,
             ended: false,
@@ -51,26 +79,57 @@ impl Account {
     /// Sets `lines` aside.
     ///
     /// # Errors
-    /// [`Refusal`] with `Closed` after [`Account::close`] or the end; with `NeverFits` if a sum would leave `i64`.
+    /// [`Refusal`] with `Closed` after [`Account::close`] or the end; with `NeverFits` if a sum would leave `i64`; with
+    /// `Money` if the call would come to more than it may cost.
     pub fn hold(&mut self, lines: &[Line]) -> Result<HoldId, Refusal> {
         if self.closed || self.ended {
-            return Err(refusal(RefusalKind::Closed, "the call is over: no more work can start on it"));
+            return Err(refusal(RefusalKind::Closed, "the call is over: no more work can start on it".to_owned()));
         }
         let asked = merged(lines).ok_or_else(never_fits)?;
-        for (key, quantity) in &asked {
-            let held = self.held.get(key).copied().unwrap_or(0);
-            let used = self.used.get(key).copied().unwrap_or(0);
-            held.checked_add(used).and_then(|sum| sum.checked_add(*quantity)).ok_or_else(never_fits)?;
+        for (subject, quantity) in &asked {
+            let exposed = self.tallies.get(subject).map_or(0, Tally::exposed);
+            exposed.checked_add(*quantity).ok_or_else(never_fits)?;
         }
-        for (key, quantity) in &asked {
+        self.check_cost(&asked)?;
+        for (subject, quantity) in &asked {
             // Cannot saturate: the loop above has shown that every sum fits.
-            let held = self.held.entry(*key).or_insert(0);
-            *held = held.saturating_add(*quantity);
+            let tally = self.tally(*subject);
+            tally.held = tally.held.saturating_add(*quantity);
         }
         let id = self.next_hold;
         self.next_hold += 1;
         self.holds.insert(id, asked);
         Ok(HoldId(id))
+    }
+
+    fn check_cost(&self, asked: &Sums) -> Result<(), Refusal> {
+        let Some(cost_max) = self.cost_max else { return Ok(()) };
+        let (so_far, more) = (self.exposure().cost, self.cost_of(asked));
+        // Free work is no reason to refuse, even where the call has come to more than it may.
+        if more == Money::ZERO || so_far.saturating_add(more) <= cost_max {
+            return Ok(());
+        }
+        let message = format!(
+            "the call may cost {cost_max} at most: {so_far} held and used, {more} requested; ask for less work or allow \
+             a higher cost"
+        );
+        Err(refusal(RefusalKind::Money, message))
+    }
+
+    fn cost_of(&self, sums: &Sums) -> Money {
+        sums.iter().map(|(subject, quantity)| self.priced(*subject).cost(*quantity)).sum()
+    }
+
+    /// An empty tally that knows its price.
+    fn priced(&self, (meter, model): Subject) -> Tally {
+        let known = self.tallies.get(&(meter, model)).map(|tally| tally.rate);
+        Tally { rate: known.unwrap_or_else(|| self.tariff.rate(meter, model)), held: 0, used: 0 }
+    }
+
+    fn tally(&mut self, subject: Subject) -> &mut Tally {
+        let Self { tallies, tariff, .. } = self;
+        let rate = || tariff.rate(subject.0, subject.1);
+        tallies.entry(subject).or_insert_with(|| Tally { rate: rate(), held: 0, used: 0 })
     }
 
     /// Turns `lines` into usage (even beyond the hold, even after the close: work that was done is owed). After the
@@ -89,24 +148,27 @@ impl Account {
             return;
         }
         for line in lines.iter().filter(|line| line.quantity > 0) {
-            let key = (line.meter, line.model);
+            let subject = (line.meter, line.model);
             let quantity = i64::try_from(line.quantity).unwrap_or(i64::MAX);
-            let used = self.used.entry(key).or_insert(0);
-            *used = used.saturating_add(quantity);
-            self.grown = true;
-            let left = hold.and_then(|hold| self.holds.get_mut(&hold.0)).and_then(|left| left.get_mut(&key));
-            if let Some(left) = left {
+            let left = hold.and_then(|hold| self.holds.get_mut(&hold.0)).and_then(|left| left.get_mut(&subject));
+            let drawn = left.map_or(0, |left| {
                 let drawn = quantity.min(*left);
                 *left -= drawn;
-                take(&mut self.held, key, drawn);
-            }
+                drawn
+            });
+            let tally = self.tally(subject);
+            tally.used = tally.used.saturating_add(quantity);
+            tally.held -= drawn;
+            self.grown = true;
         }
     }
 
     /// Gives back what was not charged. A hold that is not there (any more) is none.
     pub fn release(&mut self, hold: HoldId) {
-        for (key, left) in self.holds.remove(&hold.0).into_iter().flatten() {
-            take(&mut self.held, key, left);
+        for (subject, left) in self.holds.remove(&hold.0).into_iter().flatten() {
+            if let Some(tally) = self.tallies.get_mut(&subject) {
+                tally.held -= left;
+            }
         }
     }
 
@@ -117,12 +179,58 @@ impl Account {
 
     /// Usage so far, one line per (meter, model).
     pub fn used(&self) -> Vec<Line> {
-        lines(&self.used)
+        self.lines(|tally| tally.used)
     }
 
     /// What is set aside and not charged yet, one line per (meter, model).
     pub fn held(&self) -> Vec<Line> {
-        lines(&self.held)
+        self.lines(|tally| tally.held)
+    }
+
+    fn lines(&self, quantity: impl Fn(&Tally) -> i64) -> Vec<Line> {
+        let line = |(&(meter, model), tally): (&Subject, &Tally)| {
+            let quantity = u64::try_from(quantity(tally)).ok().filter(|&quantity| quantity > 0)?;
+            Some(Line { meter, model, quantity })
+        };
+        self.tallies.iter().filter_map(line).collect()
+    }
+
+    /// What is held and used, as the limits of the call's levels count it.
+    pub fn exposure(&self) -> Ask {
+        self.ask(Tally::exposed)
+    }
+
+    /// What was used, likewise: what is owed if the call's outcome says so.
+    pub fn usage(&self) -> Ask {
+        self.ask(|tally| tally.used)
+    }
+
+    fn ask(&self, quantity: impl Fn(&Tally) -> i64) -> Ask {
+        let tokens = |((meter, _), tally): (&Subject, &Tally)| match meter {
+            Meter::InputTokens | Meter::CachedInputTokens | Meter::OutputTokens => {
+                u64::try_from(quantity(tally)).unwrap_or(0)
+            }
+            Meter::Rows | Meter::Elements | Meter::InferenceMicros | Meter::GuestCpuMicros => 0,
+        };
+        Ask {
+            tokens: self.tallies.iter().map(tokens).fold(0, u64::saturating_add),
+            cost: self.tallies.values().map(|tally| tally.cost(quantity(tally))).sum(),
+        }
+    }
+
+    /// What the usage so far costs.
+    pub fn cost(&self) -> Money {
+        self.usage().cost
+    }
+
+    /// What `lines` would cost this call, one line per (meter, model). A sum stops growing at `i64::MAX`.
+    pub fn quote(&self, lines: &[Line]) -> Vec<RowLine> {
+        let mut sums = Sums::new();
+        for line in lines.iter().filter(|line| line.quantity > 0) {
+            let sum = sums.entry((line.meter, line.model)).or_insert(0);
+            *sum = sum.saturating_add(i64::try_from(line.quantity).unwrap_or(i64::MAX));
+        }
+        sums.into_iter().map(|(subject, quantity)| self.priced(subject).row_line(subject, quantity)).collect()
     }
 
     /// The rows to make durable before the next frame leaves: `Open` and `Progress` the first time, `Progress` when
@@ -151,7 +259,7 @@ impl Account {
         }
         self.ended = true;
         self.holds.clear();
-        self.held.clear();
+        self.tallies.values_mut().for_each(|tally| tally.held = 0);
         let row = Row {
             outcome: Some(outcome),
             cold: Some(cold.into()),
@@ -162,13 +270,8 @@ impl Account {
     }
 
     fn row(&self, kind: Kind, at: i64, status: u16) -> Row {
-        let lines = self.used.iter().map(|(&(meter, model), &quantity)| RowLine {
-            meter,
-            model,
-            quantity,
-            price: None,
-            amount: None,
-        });
+        let used = self.tallies.iter().filter(|(_, tally)| tally.used > 0);
+        let lines = used.map(|(subject, tally)| tally.row_line(*subject, tally.used));
         Row {
             kind,
             call: self.call.clone(),
@@ -192,27 +295,13 @@ fn merged(lines: &[Line]) -> Option<Sums> {
     Some(sums)
 }
 
-/// Takes `quantity` off a sum that contains it, and the sum away once it is empty.
-fn take(sums: &mut Sums, key: (Meter, Option<ModelId>), quantity: i64) {
-    if let Some(sum) = sums.get_mut(&key) {
-        *sum -= quantity;
-        if *sum == 0 {
-            sums.remove(&key);
-        }
-    }
-}
-
-fn lines(sums: &Sums) -> Vec<Line> {
-    let line = |(&(meter, model), &quantity)| Line { meter, model, quantity: u64::try_from(quantity).unwrap_or(0) };
-    sums.iter().map(line).collect()
-}
-
-fn refusal(kind: RefusalKind, message: &str) -> Refusal {
-    Refusal { kind, message: message.to_owned(), retry_after_ms: None }
+fn refusal(kind: RefusalKind, message: String) -> Refusal {
+    Refusal { kind, message, retry_after_ms: None }
 }
 
 fn never_fits() -> Refusal {
-    refusal(RefusalKind::NeverFits, "the work asked for is larger than any account can count (2^63 - 1 of a meter)")
+    let message = "the work asked for is larger than any account can count (2^63 - 1 of a meter)";
+    refusal(RefusalKind::NeverFits, message.to_owned())
 }
 
 #[cfg(test)]

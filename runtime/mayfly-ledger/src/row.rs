@@ -19,6 +19,8 @@ pub enum Kind {
     Settle,
     /// The end: nothing is owed.
     Void,
+    /// After the end: differences to its lines (quantities and amounts may be negative).
+    Correct,
 }
 
 /// Which door a call came through.
@@ -89,9 +91,9 @@ pub struct RowLine {
     pub model: Option<ModelId>,
     /// How much.
     pub quantity: i64,
-    /// The price that applied, none while no price book is set.
+    /// The price that applied; none if it was unpriced.
     pub price: Option<i64>,
-    /// Pico-units of currency, none while no price book is set.
+    /// Pico-units of currency; none if it was unpriced.
     pub amount: Option<i64>,
 }
 
@@ -139,7 +141,7 @@ macro_rules! texts {
 }
 
 texts! {
-    Kind { Open = "open", Progress = "progress", Settle = "settle", Void = "void", }
+    Kind { Open = "open", Progress = "progress", Settle = "settle", Void = "void", Correct = "correct", }
     Channel { Api = "api", Playground = "playground", Batch = "batch", Flow = "flow", Filter = "filter", }
     CountedBy { Host = "host", Upstream = "upstream", }
 }

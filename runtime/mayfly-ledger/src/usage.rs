@@ -1,6 +1,6 @@
 //! Questions about usage.
 
-use mayfly_types::{DeploymentId, KeyId, Meter, ModelId, ProjectId, TenantId};
+use mayfly_types::{DeploymentId, KeyId, Meter, ModelId, Money, ProjectId, TenantId};
 
 /// What sums are kept apart by, besides meter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +29,8 @@ pub struct UsageQuery {
     pub key: Option<KeyId>,
     /// Only this model's lines.
     pub model: Option<ModelId>,
+    /// Only calls made for this user.
+    pub end_user: Option<String>,
     /// Opened at or after, microseconds since the Unix epoch.
     pub since: Option<i64>,
     /// Opened before.
@@ -46,4 +48,6 @@ pub struct UsageRow {
     pub meter: Option<Meter>,
     /// The sum (of the meter's unit, or of calls).
     pub quantity: i64,
+    /// What it costs; none on the row that counts calls and where nothing was priced.
+    pub cost: Option<Money>,
 }

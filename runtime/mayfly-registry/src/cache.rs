@@ -4,20 +4,28 @@
 mod entries;
 mod follow;
 mod packages;
+mod used;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mayfly_host::{Grant, Grants};
-use mayfly_types::Name;
+use mayfly_types::{LevelId, LevelLimits, ModelId, Name};
 use subtle::ConstantTimeEq as _;
 
 use crate::key::is_secret;
-use crate::{Artifacts, ChangeKind, Config, Deployment, Key, Project, Records, RecordsError, Revision, hash_secret};
+use crate::{
+    Active, Artifacts, ChangeKind, Config, Deployment, Key, Owner, Project, Records, RecordsError, Revision, Tenant,
+    hash_secret,
+};
 use entries::{Entries, Watched};
 use follow::Follower;
 use packages::Packages;
+use used::Used;
 
+/// How often the times keys were last used are written.
+const USED_WRITTEN_EVERY: Duration = Duration::from_secs(10);
 /// The most names [`Directory::names`] gives at once.
 const NAMES_MAX: u32 = 10_000;
 
@@ -25,11 +33,16 @@ const NAMES_MAX: u32 = 10_000;
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Resolved {
+    pub tenant: Tenant,
     pub project: Project,
     pub deployment: Deployment,
     pub revision: Revision,
+    /// Limits of tenant, project and deployment.
+    pub levels: [(LevelId, Arc<LevelLimits>); 3],
     pub limits: Arc<mayfly_types::GuestLimits>,
     pub grants: Arc<Grants>,
+    /// What granted models are called in the price book: `minilm` if it is the host's, else `project/name`.
+    pub price_names: Arc<BTreeMap<ModelId, String>>,
 }
 
 impl Watched for Key {
@@ -48,6 +61,7 @@ impl Watched for Resolved {
     fn touched_by(&self, change: &ChangeKind) -> bool {
         match change {
             ChangeKind::Deployment(id) => *id == self.deployment.id,
+            ChangeKind::Tenant(id) => *id == self.tenant.id,
             ChangeKind::Model(id) => self.grants.models.values().any(|grant| grant.model == *id),
             other => self.project.touched_by(other),
         }
@@ -66,6 +80,7 @@ struct Inner {
     projects: Entries<Name, Project>,
     deployments: Entries<(Name, Name), Resolved>,
     packages: Packages,
+    used: Used,
 }
 
 /// What the caches hold now.
@@ -96,6 +111,7 @@ impl Directory {
             projects: Entries::new(config.projects_cached_max, idle),
             deployments: Entries::new(config.deployments_cached_max, idle),
             packages: Packages::new(artifacts, config.packages_cached_max),
+            used: Used::default(),
         });
         tokio::spawn(follow(Arc::downgrade(&inner), Duration::from_millis(config.poll_ms.max(10))));
         Ok(Self(inner))
@@ -120,7 +136,8 @@ impl Directory {
         }
     }
 
-    /// The live key with this secret: not revoked, not expired at `now` (microseconds since the Unix epoch).
+    /// The live key with this secret: not revoked, not expired at `now` (microseconds since the Unix epoch). That it
+    /// was used is noted.
     ///
     /// # Errors
     /// [`RecordsError`] if the store failed.
@@ -130,10 +147,22 @@ impl Directory {
         }
         let hash = hash_secret(secret);
         let found = self.0.keys.get(&self.0.follower, hash, || self.0.records.key_hashed(&hash)).await?;
-        Ok(found.filter(|key| {
+        let live = found.filter(|key| {
             let same = bool::from(key.hash.ct_eq(&hash));
             same && key.revoked_at.is_none() && key.expires_at.is_none_or(|end| now < end)
-        }))
+        });
+        if let Some(key) = &live {
+            self.0.used.note(key.id, now);
+        }
+        Ok(live)
+    }
+
+    /// Writes when keys were last used, now rather than within the next seconds.
+    ///
+    /// # Errors
+    /// [`RecordsError`] if the store failed; these uses are not noted then.
+    pub async fn write_used(&self) -> Result<(), RecordsError> {
+        self.0.write_used().await
     }
 
     /// The project of that name.
@@ -158,15 +187,19 @@ impl Directory {
 
     async fn load(&self, project: &Name, name: &Name) -> Result<Option<Resolved>, RecordsError> {
         let records = &self.0.records;
-        let Some(project) = self.project(project.as_str()).await? else { return Ok(None) };
-        let Some((deployment, revision)) = records.active_named(project.id, name.as_str()).await? else {
-            return Ok(None);
-        };
+        let Some(active) = records.active_named(project.as_str(), name.as_str()).await? else { return Ok(None) };
+        let Active { tenant, project, deployment, revision } = active;
         let gone =
             |what: &str| RecordsError::Failed { detail: format!("deployment {} refers to no {what}", deployment.id) };
+        let mut price_names = BTreeMap::new();
         let mut grants = Grants { config: revision.spec.config.clone(), ..Grants::default() };
         for (alias, wanted) in &revision.spec.models {
             let model = records.model(wanted.model).await?.ok_or_else(|| gone("model"))?;
+            let price_name = match model.owner {
+                Owner::Host => model.name.to_string(),
+                Owner::Project(_) => format!("{}/{}", project.name, model.name),
+            };
+            price_names.insert(model.id, price_name);
             let grant = Grant {
                 model: model.id,
                 name: model.name,
@@ -176,10 +209,18 @@ impl Directory {
             };
             grants.models.insert(alias.clone(), grant);
         }
+        let levels = [
+            (LevelId::Tenant(tenant.id), Arc::new(tenant.limits.clone())),
+            (LevelId::Project(project.id), Arc::new(project.limits.clone())),
+            (LevelId::Deployment(deployment.id), Arc::new(deployment.limits.clone())),
+        ];
         Ok(Some(Resolved {
-            project: (*project).clone(),
             limits: Arc::new(revision.spec.limits.clone()),
             grants: Arc::new(grants),
+            price_names: Arc::new(price_names),
+            levels,
+            tenant,
+            project,
             deployment,
             revision,
         }))
@@ -195,9 +236,18 @@ impl Directory {
     }
 }
 
+impl Inner {
+    async fn write_used(&self) -> Result<(), RecordsError> {
+        let used = self.used.take();
+        if used.is_empty() { Ok(()) } else { self.records.note_used(used).await }
+    }
+}
+
 /// Asks the store what changed and lets go of what idled out, until nobody uses the caches any more.
+/// Writes when keys were last used, from time to time.
 async fn follow(caches: Weak<Inner>, every: Duration) {
     let mut failing = false;
+    let mut written = Instant::now();
     loop {
         tokio::time::sleep(every).await;
         let Some(inner) = caches.upgrade() else { return };
@@ -211,6 +261,12 @@ async fn follow(caches: Weak<Inner>, every: Duration) {
                 );
             }
             Err(_still) => {}
+        }
+        if written.elapsed() >= USED_WRITTEN_EVERY {
+            written = Instant::now();
+            if let Err(error) = inner.write_used().await {
+                tracing::warn!(?error, "when keys were last used could not be written");
+            }
         }
         inner.keys.tidy().await;
         inner.projects.tidy().await;

@@ -3,7 +3,9 @@
 mod deploy;
 mod garbage;
 mod keys;
+mod limits;
 mod models;
+mod tenants;
 mod tools;
 mod turns;
 
@@ -20,30 +22,22 @@ use tokio::sync::OnceCell;
 
 use crate::flights::Flights;
 use crate::manifest::ModelEntry;
-use crate::{ArtifactError, Artifacts, Config, ControlError, Deployment, Directory, Model, Owner, Records, Revision};
+use crate::{
+    ArtifactError, Artifacts, Config, ControlError, Deployment, Directory, Model, Owner, Records, Revision, actor,
+};
 use garbage::Pins;
+pub use keys::KeyRequest;
 use tools::HostTools;
 pub use tools::Tools;
 use turns::Turns;
 
 /// Where a deploy's handler comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandlerSource {
     /// One of those in the binary.
     Builtin(String),
-    /// Uploaded bytes.
-    Upload(BoxStream<'static, Result<Bytes, ArtifactError>>),
-    /// A component that is stored already.
-    Stored(mayfly_types::Digest),
-}
-
-impl std::fmt::Debug for HandlerSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Builtin(name) => write!(f, "Builtin({name})"),
-            Self::Upload(_) => f.write_str("Upload"),
-            Self::Stored(digest) => write!(f, "Stored({digest})"),
-        }
-    }
+    /// A component that the project has uploaded ([`Control::upload`]) or deployed before.
+    Stored(Digest),
 }
 
 /// A deploy, as asked for.
@@ -168,12 +162,14 @@ impl Control {
         self.upload_now(project, bytes).await
     }
 
-    /// Removes what earlier starts left: components that were uploaded more than a day ago and never deployed.
+    /// Removes what earlier starts left: components that were uploaded more than a day ago and never deployed, and
+    /// compiled code that fits another engine or belongs to no deployment. Before anything is deployed.
     ///
     /// # Errors
     /// [`ControlError`].
     pub async fn sweep(&self) -> Result<(), ControlError> {
-        self.sweep_uploads().await
+        self.sweep_uploads().await?;
+        self.sweep_code().await
     }
 
     /// Stores and compiles the handler, resolves grants, adds a revision and makes it active. Goes on to its end if
@@ -247,7 +243,7 @@ impl Control {
     }
 
     async fn collect(&self, digest: Digest) {
-        self.shared.pins.collect(&*self.records, &*self.artifacts, digest).await;
+        self.shared.pins.collect(&*self.records, &*self.artifacts, &*self.tools, digest).await;
     }
 }
 
@@ -255,6 +251,6 @@ impl Control {
 async fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, ControlError>> + Send + 'static,
 ) -> Result<T, ControlError> {
-    let done = tokio::spawn(work).await;
+    let done = tokio::spawn(actor::keep(work)).await;
     done.unwrap_or_else(|error| Err(ControlError::Host { detail: format!("a workflow did not end: {error}") }))
 }

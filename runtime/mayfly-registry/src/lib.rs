@@ -6,7 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod actor;
 mod artifacts;
+mod audit;
 mod cache;
 mod clock;
 mod config;
@@ -19,13 +21,17 @@ mod record;
 mod records;
 mod unpack;
 
+pub use actor::Actor;
 pub use artifacts::{ArtifactError, Artifacts};
+pub use audit::{AuditEntry, AuditQuery, AuditRow};
 pub use cache::{Directory, DirectoryStats, Resolved};
 pub use config::{Config, REVOCATION_BOUND_MS};
-pub use control::{Control, DeployRequest, Deployed, HandlerSource, Tools};
+pub use control::{Control, DeployRequest, Deployed, HandlerSource, KeyRequest, Tools};
 pub use error::{ControlError, RecordsError};
 pub use key::{KeyScope, SecretKey, hash_secret};
 pub use manifest::{Build, Manifest, ManifestError, ModelEntry, ModelTable};
-pub use record::{Deployment, HandlerRecord, Key, Model, ModelGrant, Owner, Project, Revision, RevisionSpec, Tenant};
+pub use record::{
+    Active, Deployment, HandlerRecord, Key, Model, ModelGrant, Owner, Project, Revision, RevisionSpec, Slot, Tenant,
+};
 pub use records::{Change, ChangeKind, Records};
 pub use unpack::{UnpackError, UnpackLimits, unpack_model};

@@ -1,9 +1,12 @@
 //! The records. Times are microseconds since the Unix epoch.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mayfly_inference::{Device, ModelInfo};
-use mayfly_types::{DeploymentId, Digest, GuestLimits, KeyId, ModelId, Name, ProjectId, RevisionId, TenantId};
+use mayfly_types::{
+    DeploymentId, Digest, GuestLimits, KeyId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::KeyScope;
@@ -14,6 +17,7 @@ use crate::KeyScope;
 pub struct Tenant {
     pub id: TenantId,
     pub name: Name,
+    pub limits: LevelLimits,
     pub created_at: i64,
 }
 
@@ -24,7 +28,30 @@ pub struct Project {
     pub id: ProjectId,
     pub tenant: TenantId,
     pub name: Name,
+    pub limits: LevelLimits,
     pub created_at: i64,
+}
+
+/// One of the two keys that every deployment may have for itself: one is used while the other is made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Slot {
+    Primary,
+    Secondary,
+}
+
+impl Slot {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Primary, Self::Secondary];
+
+    /// `primary` or `secondary`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+        }
+    }
 }
 
 /// An API key. The secret is never stored, only its hash.
@@ -44,12 +71,27 @@ pub struct Key {
     pub hash: [u8; 32],
     /// What it may do.
     pub scopes: Vec<KeyScope>,
-    /// When it was made.
+    /// The only deployments it may call; empty is all in its reach.
+    pub deployments: Vec<DeploymentId>,
+    /// Whether it is one of a deployment's own two.
+    pub slot: Option<(DeploymentId, Slot)>,
+    /// What calls made with it may use together.
+    pub limits: Arc<LevelLimits>,
+    /// When its secret was made.
     pub created_at: i64,
     /// When it stops working.
     pub expires_at: Option<i64>,
     /// When it was revoked.
     pub revoked_at: Option<i64>,
+    /// When it was last used, some seconds late; none if it never was.
+    pub last_used_at: Option<i64>,
+}
+
+impl Key {
+    /// Whether it may call this deployment, as far as its own list goes; its reach is another question.
+    pub fn names(&self, deployment: DeploymentId) -> bool {
+        self.deployments.is_empty() || self.deployments.contains(&deployment)
+    }
 }
 
 /// Who a model belongs to.
@@ -140,6 +182,18 @@ pub struct Deployment {
     pub name: Name,
     /// The revision that answers; none before the first.
     pub active: Option<RevisionId>,
+    /// What its calls may use together.
+    pub limits: LevelLimits,
     /// When it was made.
     pub created_at: i64,
+}
+
+/// A deployment that can answer, with those it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Active {
+    pub tenant: Tenant,
+    pub project: Project,
+    pub deployment: Deployment,
+    pub revision: Revision,
 }

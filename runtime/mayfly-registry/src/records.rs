@@ -1,9 +1,12 @@
 //! The seam records are kept behind. SQLite implements it today; PostgreSQL will beside it.
 
 use async_trait::async_trait;
-use mayfly_types::{DeploymentId, Digest, KeyId, ModelId, Name, ProjectId, RevisionId, TenantId};
+use mayfly_types::{DeploymentId, Digest, KeyId, LevelId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId};
 
-use crate::{Deployment, Key, Model, Owner, Project, RecordsError, Revision, RevisionSpec, Tenant};
+use crate::{
+    Active, AuditEntry, AuditQuery, AuditRow, Deployment, Key, Model, Owner, Project, RecordsError, Revision,
+    RevisionSpec, Tenant,
+};
 
 /// What kind of record changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,20 +28,28 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
-/// All records. Every method is one transaction; every write raises the version and appears in `changes_since`.
+/// All records. Every method is one transaction; every write raises the version and appears in `changes_since`, and
+/// leaves a row in the audit log that names who acts ([`crate::actor`]). A write that changes nothing does neither.
 #[async_trait]
 #[expect(missing_docs, reason = "the names say it; errors are RecordsError: NotFound, Taken(what), Unwritable, Failed")]
 pub trait Records: Send + Sync + std::fmt::Debug {
     async fn insert_tenant(&self, tenant: &Tenant) -> Result<(), RecordsError>;
+    /// One that was deleted, too.
     async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>, RecordsError>;
     async fn tenant_named(&self, name: &str) -> Result<Option<Tenant>, RecordsError>;
     async fn tenants(&self) -> Result<Vec<Tenant>, RecordsError>;
+    /// Frees the name and revokes the tenant's keys. `Taken` while it has projects.
+    async fn delete_tenant(&self, id: TenantId, at: i64) -> Result<(), RecordsError>;
 
     async fn insert_project(&self, project: &Project) -> Result<(), RecordsError>;
+    /// One that was deleted, too.
     async fn project(&self, id: ProjectId) -> Result<Option<Project>, RecordsError>;
     async fn project_named(&self, name: &str) -> Result<Option<Project>, RecordsError>;
     /// All projects, or a tenant's.
     async fn projects(&self, tenant: Option<TenantId>) -> Result<Vec<Project>, RecordsError>;
+    /// Frees the name, revokes the keys bound to the project, takes its models' names away and forgets its uploads.
+    /// Gives the digests of those, which nobody may refer to any more. `Taken` while it has deployments.
+    async fn delete_project(&self, id: ProjectId, at: i64) -> Result<Vec<Digest>, RecordsError>;
 
     async fn insert_key(&self, key: &Key) -> Result<(), RecordsError>;
     async fn key(&self, id: KeyId) -> Result<Option<Key>, RecordsError>;
@@ -48,6 +59,18 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     async fn keys(&self, tenant: Option<TenantId>) -> Result<Vec<Key>, RecordsError>;
     /// Revokes; revoking twice keeps the first time. `Taken` if no other admin key would live on.
     async fn revoke_key(&self, id: KeyId, at: i64) -> Result<(), RecordsError>;
+    /// The live keys of a deployment's own two, the primary one first.
+    async fn slot_keys(&self, deployment: DeploymentId) -> Result<Vec<Key>, RecordsError>;
+    /// Puts the secret of `key` into its slot. A live key that is there keeps its id and its limits, and its old secret
+    /// is dead; else `key` is added, with the limits of the last one in that slot. Gives the key as it is stored.
+    /// `NotFound` if the deployment is not there.
+    async fn rotate_key(&self, key: &Key) -> Result<Key, RecordsError>;
+    /// Notes when keys were last used (microseconds since the Unix epoch). Raises no version and leaves no audit row.
+    async fn note_used(&self, used: Vec<(KeyId, i64)>) -> Result<(), RecordsError>;
+
+    /// Sets what calls below a level may use together. `NotFound` if there is no such level (or the key was revoked);
+    /// `Taken` if the tokens per minute of a project's deployments would be more together than its pool.
+    async fn set_limits(&self, level: LevelId, limits: &LevelLimits, at: i64) -> Result<(), RecordsError>;
 
     /// Adds a model; a model of the same owner and name is removed from the names (its id stays readable).
     async fn insert_model(&self, model: &Model) -> Result<(), RecordsError>;
@@ -71,12 +94,9 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     ) -> Result<(Deployment, Revision, bool), RecordsError>;
     /// None if it is deleted.
     async fn deployment(&self, id: DeploymentId) -> Result<Option<Deployment>, RecordsError>;
-    /// The deployment of that name with the revision that answers, in one step: what a cold call waits for.
-    async fn active_named(
-        &self,
-        project: ProjectId,
-        name: &str,
-    ) -> Result<Option<(Deployment, Revision)>, RecordsError>;
+    /// The deployment of that name with the revision that answers and its owners, in one step: what a cold call waits
+    /// for.
+    async fn active_named(&self, project: &str, name: &str) -> Result<Option<Active>, RecordsError>;
     async fn deployment_named(&self, project: ProjectId, name: &str) -> Result<Option<Deployment>, RecordsError>;
     /// Deployments of a project, by name, after `after`, at most `limit`.
     async fn deployments(
@@ -102,6 +122,11 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     /// Whether a project has uploaded this component, any revision of a deployment that is not deleted uses it, or any
     /// such revision or named model this package.
     async fn is_referenced(&self, digest: Digest) -> Result<bool, RecordsError>;
+
+    /// Writes down a change of something that is not a record (prices, credit), as the actor of now.
+    async fn audit(&self, entry: AuditEntry) -> Result<(), RecordsError>;
+    /// The trail, newest first.
+    async fn audit_log(&self, query: &AuditQuery) -> Result<Vec<AuditRow>, RecordsError>;
 
     /// The newest version; 0 before the first change. Versions become visible in their order: whoever has seen one
     /// has seen all below it.

@@ -6,7 +6,11 @@ use rusqlite::Connection;
 
 use crate::{DbError, StoreError};
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_records.sql"), include_str!("migrations/0002_ledger.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_records.sql"),
+    include_str!("migrations/0002_ledger.sql"),
+    include_str!("migrations/0003_keyvalue.sql"),
+];
 
 /// In the file's header, so that no other program's database is taken for ours: "Mayf".
 const APPLICATION_ID: i64 = 0x4d61_7966;

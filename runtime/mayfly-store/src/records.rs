@@ -1,17 +1,20 @@
 //! [`Records`] in SQLite. Each method is one closure on [`Db`]; the SQL is in the files below, by kind of record.
 
+mod audit;
 mod changes;
 mod deployments;
 mod keys;
+mod limits;
 mod models;
 mod rows;
 mod tenants;
 
 use async_trait::async_trait;
 use mayfly_registry::{
-    Change, Deployment, Key, Model, Owner, Project, Records, RecordsError, Revision, RevisionSpec, Tenant,
+    Active, AuditEntry, AuditQuery, AuditRow, Change, Deployment, Key, Model, Owner, Project, Records, RecordsError,
+    Revision, RevisionSpec, Tenant,
 };
-use mayfly_types::{DeploymentId, Digest, KeyId, ModelId, Name, ProjectId, RevisionId, TenantId};
+use mayfly_types::{DeploymentId, Digest, KeyId, LevelId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId};
 
 use crate::db::Db;
 
@@ -28,11 +31,12 @@ macro_rules! read {
     };
 }
 
-/// The same on the writer.
+/// The same on the writer. Who acts is taken down here, before the write is queued.
 macro_rules! write {
-    ($self:ident, $module:ident :: $function:ident ($($argument:expr),*)) => {
-        Ok($self.0.write(move |connection| $module::$function(connection $(, $argument)*)).await?)
-    };
+    ($self:ident, $module:ident :: $function:ident ($($argument:expr),*)) => {{
+        let by = audit::By::now();
+        Ok($self.0.write(move |connection| $module::$function(connection, by $(, $argument)*)).await?)
+    }};
 }
 
 #[async_trait]
@@ -52,6 +56,10 @@ impl Records for SqliteRecords {
         read!(self, tenants::tenants())
     }
 
+    async fn delete_tenant(&self, id: TenantId, at: i64) -> Answer<()> {
+        write!(self, tenants::delete_tenant(id, at))
+    }
+
     async fn insert_project(&self, project: &Project) -> Answer<()> {
         let project = project.clone();
         write!(self, tenants::insert_project(&project))
@@ -65,6 +73,10 @@ impl Records for SqliteRecords {
     }
     async fn projects(&self, tenant: Option<TenantId>) -> Answer<Vec<Project>> {
         read!(self, tenants::projects(tenant))
+    }
+
+    async fn delete_project(&self, id: ProjectId, at: i64) -> Answer<Vec<Digest>> {
+        write!(self, tenants::delete_project(id, at))
     }
 
     async fn insert_key(&self, key: &Key) -> Answer<()> {
@@ -83,6 +95,21 @@ impl Records for SqliteRecords {
     }
     async fn revoke_key(&self, id: KeyId, at: i64) -> Answer<()> {
         write!(self, keys::revoke(id, at))
+    }
+    async fn slot_keys(&self, deployment: DeploymentId) -> Answer<Vec<Key>> {
+        read!(self, keys::of_slots(deployment))
+    }
+    async fn rotate_key(&self, key: &Key) -> Answer<Key> {
+        let key = key.clone();
+        write!(self, keys::rotate(&key))
+    }
+    async fn note_used(&self, used: Vec<(KeyId, i64)>) -> Answer<()> {
+        Ok(self.0.write(move |connection| keys::note_used(connection, &used)).await?)
+    }
+
+    async fn set_limits(&self, level: LevelId, limits: &LevelLimits, at: i64) -> Answer<()> {
+        let limits = limits.clone();
+        write!(self, limits::set(level, &limits, at))
     }
 
     async fn insert_model(&self, model: &Model) -> Answer<()> {
@@ -119,9 +146,9 @@ impl Records for SqliteRecords {
     async fn deployment(&self, id: DeploymentId) -> Answer<Option<Deployment>> {
         read!(self, deployments::by_id(id))
     }
-    async fn active_named(&self, project: ProjectId, name: &str) -> Answer<Option<(Deployment, Revision)>> {
-        let name = name.to_owned();
-        read!(self, deployments::active_named(project, &name))
+    async fn active_named(&self, project: &str, name: &str) -> Answer<Option<Active>> {
+        let (project, name) = (project.to_owned(), name.to_owned());
+        read!(self, deployments::active_named(&project, &name))
     }
     async fn deployment_named(&self, project: ProjectId, name: &str) -> Answer<Option<Deployment>> {
         let name = name.to_owned();
@@ -158,6 +185,14 @@ impl Records for SqliteRecords {
     }
     async fn is_referenced(&self, digest: Digest) -> Answer<bool> {
         read!(self, deployments::is_referenced(digest))
+    }
+
+    async fn audit(&self, entry: AuditEntry) -> Answer<()> {
+        write!(self, audit::enter(&entry))
+    }
+    async fn audit_log(&self, query: &AuditQuery) -> Answer<Vec<AuditRow>> {
+        let query = query.clone();
+        read!(self, audit::log(&query))
     }
 
     async fn version(&self) -> Answer<i64> {

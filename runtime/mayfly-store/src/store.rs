@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mayfly_host::KeyValue;
 use mayfly_registry::{Artifacts, Records};
 use rusqlite::params;
 
 use crate::artifacts::FileArtifacts;
-use crate::db::Db;
+use crate::db::{Db, Opening};
 use crate::folder::{FolderLock, private_file, private_folder};
+use crate::keyvalue::SqliteKeyValue;
 use crate::records::SqliteRecords;
-use crate::{DbError, StoreError, migrations};
+use crate::{Config, DbError, StoreError, migrations};
 
 /// This node and this start of it: what it writes can be told from what others write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +33,7 @@ pub struct Store {
     pub(crate) db: Db,
     pub(crate) node: Node,
     artifacts: FileArtifacts,
+    key_values: SqliteKeyValue,
     code: PathBuf,
 }
 
@@ -40,6 +43,14 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; a folder of another server, or of a newer version, is left as it was.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        Self::open_with(folder, &Config::default())
+    }
+
+    /// As [`Store::open`], with settings.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(folder: &Path, config: &Config) -> Result<Self, StoreError> {
         let io = |what| move |source| StoreError::Io { what, source };
         private_folder(folder).map_err(io("the folder itself"))?;
         let lock = FolderLock::take(&folder.join("lock"))?;
@@ -48,15 +59,15 @@ impl Store {
         let id = node_id(&node_folder.join("id"))?;
         let file = folder.join("mayfly.db");
         private_file(&file).map_err(io("mayfly.db"))?;
-        let mut boot = 0;
-        let db = Db::open(&file, lock, |connection| -> Result<(), StoreError> {
+        let opening = Opening { path: &file, fsync: config.fsync };
+        let (db, node) = Db::open(opening, lock, |connection| -> Result<Node, StoreError> {
             migrations::migrate(connection)?;
-            boot = count_boot(connection, id)?;
-            Ok(())
+            Ok(Node { id, boot: count_boot(connection, id)? })
         })?;
         let artifacts = FileArtifacts::open(&folder.join("artifacts"), &node_folder.join("staging"), None)
             .map_err(io("artifacts/"))?;
-        Ok(Self { db, node: Node { id, boot }, artifacts, code: node_folder.join("code") })
+        let key_values = SqliteKeyValue::new(db.clone());
+        Ok(Self { db, node, artifacts, key_values, code: node_folder.join("code") })
     }
 
     /// Tenants, projects, keys, models, deployments.
@@ -67,6 +78,11 @@ impl Store {
     /// Components and model packages.
     pub fn artifacts(&self) -> Arc<dyn Artifacts> {
         Arc::new(self.artifacts.clone())
+    }
+
+    /// What guests keep.
+    pub fn key_values(&self) -> Arc<dyn KeyValue> {
+        Arc::new(self.key_values.clone())
     }
 
     /// Where the host keeps compiled code: on this node, never shared.

@@ -17,8 +17,14 @@ async fn ten_thousand_deployments_cost_little() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let records = store.records();
-    let tenant = Tenant { id: TenantId::new(), name: name("p"), created_at: 1 };
-    let project = Project { id: ProjectId::new(), tenant: tenant.id, name: name("p"), created_at: 1 };
+    let tenant = Tenant { id: TenantId::new(), name: name("p"), limits: LevelLimits::default(), created_at: 1 };
+    let project = Project {
+        id: ProjectId::new(),
+        tenant: tenant.id,
+        name: name("p"),
+        limits: LevelLimits::default(),
+        created_at: 1,
+    };
     records.insert_tenant(&tenant).await.unwrap();
     records.insert_project(&project).await.unwrap();
     let spec = RevisionSpec {

@@ -7,13 +7,17 @@
 mod budget;
 mod digest;
 mod id;
+mod level;
 mod limits;
 mod meter;
+mod money;
 mod name;
 
 pub use budget::{Budget, Hold, HoldId, Refusal, RefusalKind};
 pub use digest::{Digest, DigestError, Digester};
 pub use id::{DeploymentId, IdError, KeyId, ModelId, ProjectId, RequestId, RevisionId, TenantId};
+pub use level::{LevelId, LevelLimitError, LevelLimits, Period, SpendCap};
 pub use limits::{GuestLimits, LimitError};
 pub use meter::{Line, Meter, UnknownMeter};
+pub use money::{Money, MoneyError};
 pub use name::{Name, NameError};

@@ -21,6 +21,8 @@ pub struct Config {
     pub gateway: mayfly_gateway::GatewayConfig,
     /// The call path.
     pub calls: mayfly_calls::Config,
+    /// Money and rows.
+    pub ledger: Ledger,
     /// Records, caches, uploads.
     pub registry: mayfly_registry::Config,
     /// WebAssembly.
@@ -43,6 +45,16 @@ pub struct Server {
     pub data_dir: PathBuf,
     /// Threads of the async runtime; 0 takes the number of cores.
     pub worker_threads: u16,
+}
+
+/// Money and rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    /// The one currency of this host: three capital letters. Fixed by the first start.
+    pub currency: String,
+    /// What a durable row survives.
+    pub fsync: mayfly_store::Fsync,
 }
 
 /// The first load of a model.
@@ -95,6 +107,10 @@ impl Config {
         if self.server.listen == self.server.admin_listen && self.server.listen.port() != 0 {
             problems.push("server.listen and server.admin_listen must differ".to_owned());
         }
+        let currency = self.ledger.currency.as_bytes();
+        if currency.len() != 3 || !currency.iter().all(u8::is_ascii_uppercase) {
+            problems.push("ledger.currency must be three capital letters, such as \"USD\"".to_owned());
+        }
         if self.host.epoch_tick_ms == 0 {
             problems.push("host.epoch_tick_ms must be at least 1".to_owned());
         }
@@ -138,7 +154,21 @@ mod tests {
         assert_eq!(config.calls, mayfly_calls::Config::default());
         assert_eq!(config.registry, mayfly_registry::Config::default());
         assert_eq!(config.gateway, mayfly_gateway::GatewayConfig::default());
+        assert_eq!(config.ledger.fsync, mayfly_store::Fsync::default());
         assert!(config.validate().is_ok());
+    }
+
+    #[test]
+    fn a_currency_is_three_capital_letters() {
+        let check = |currency: &str, good: bool| {
+            let mut config = Config::defaults();
+            config.ledger.currency = currency.to_owned();
+            assert_eq!(config.validate().is_ok(), good, "{currency:?}");
+        };
+        check("EUR", true);
+        for bad in ["", "eur", "EURO", "E1R", "€", "EU "] {
+            check(bad, false);
+        }
     }
 
     #[test]

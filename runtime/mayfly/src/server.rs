@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mayfly_api::OnnxRuntime;
-use mayfly_calls::{Calls, Recompile};
+use mayfly_calls::{CallParts, Calls, Recompile};
 use mayfly_gateway::{Gateway, NodeInfo, Parts, ServeError};
 use mayfly_host::Host;
 use mayfly_inference::{ImportPolicy, Inference};
+use mayfly_ledger::{JournalError, PriceBook};
 use mayfly_registry::{Control, SecretKey};
 use mayfly_store::Store;
 use mayfly_types::Digest;
@@ -44,9 +45,12 @@ impl Server {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let child = std::env::current_exe().context("finding this binary, which is also its own limited child")?;
         let folder = config.data_dir()?;
-        let store =
-            tokio::task::spawn_blocking(move || Store::open(&folder)).await?.context("opening the data folder")?;
-        let settled = store.journal().recover(now()).await.context("settling calls of earlier starts")?;
+        let settings = mayfly_store::Config { fsync: config.ledger.fsync };
+        let store = tokio::task::spawn_blocking(move || Store::open_with(&folder, &settings))
+            .await?
+            .context("opening the data folder")?;
+        let journal = store.journal();
+        let settled = journal.recover(now()).await.map_err(ledger("settling calls of earlier starts"))?;
         if settled > 0 {
             tracing::warn!(
                 calls = settled,
@@ -54,17 +58,36 @@ impl Server {
             );
         }
 
+        let currency = config.ledger.currency.clone();
+        store.prices().fix_currency(&currency).await.map_err(ledger("the setting ledger.currency"))?;
+        let prices = store.prices().prices().await.map_err(ledger("reading the price book"))?;
+
         let inference = Inference::start(config.inference.clone())?;
-        let host = Host::start(config.host.clone(), store.code_folder().to_owned(), child.clone())?;
+        let host = Host::start(config.host.clone(), store.code_folder().to_owned(), child.clone(), store.key_values())?;
         let control = control(&config, &store, host.clone(), &child);
         let directory = control.directory().await?;
         control.sweep().await?;
         let admin_key = control.bootstrap().await?;
 
         let recompile = Arc::new(Recompiler(control.clone()));
-        let calls = Calls::new(config.calls.clone(), host.clone(), inference.clone(), store.journal(), recompile);
-        let parts =
-            Parts { calls, control, directory, journal: store.journal(), node: describe(&config, &host, &inference) };
+        let calls = Calls::new(CallParts {
+            config: config.calls.clone(),
+            host: host.clone(),
+            inference: inference.clone(),
+            journal: store.journal(),
+            leases: store.leases(),
+            prices: PriceBook::new(prices),
+            currency,
+            recompile,
+        });
+        let parts = Parts {
+            calls,
+            control,
+            directory,
+            journal,
+            prices: store.prices(),
+            node: describe(&config, &host, &inference),
+        };
         let gateway = Gateway::new(config.gateway.clone(), parts);
 
         let listen = async |address: SocketAddr, what: &str| {
@@ -137,6 +160,14 @@ struct Recompiler(Control);
 impl Recompile for Recompiler {
     async fn recompile(&self, digest: Digest) -> Result<(), String> {
         self.0.recompile(digest).await.map_err(|error| format!("{error:?}"))
+    }
+}
+
+/// What the operator reads when the ledger is in the way of a start.
+fn ledger(what: &'static str) -> impl Fn(JournalError) -> anyhow::Error {
+    move |error| match error {
+        JournalError::Failed { detail } => anyhow::anyhow!(detail).context(what),
+        other => anyhow::Error::new(other).context(what),
     }
 }
 

@@ -31,6 +31,7 @@ pub struct UsageQuery {
     pub deployment: Option<String>,
     pub key: Option<String>,
     pub model: Option<String>,
+    pub end_user: Option<String>,
 }
 
 impl UsageQuery {
@@ -47,6 +48,7 @@ impl UsageQuery {
             ("deployment", &self.deployment),
             ("key", &self.key),
             ("model", &self.model),
+            ("end_user", &self.end_user),
         ] {
             pairs.extend(value.clone().map(|value| (key, value)));
         }
@@ -101,9 +103,15 @@ mod tests {
             group_by: vec!["day".to_owned(), "model".to_owned()],
             since: Some(Timestamp::from_micros(0)),
             project: Some("p".to_owned()),
+            end_user: Some("ada@example.com".to_owned()),
             ..UsageQuery::default()
         };
-        let expect = [("group_by", "day,model"), ("since", "1970-01-01T00:00:00Z"), ("project", "p")];
+        let expect = [
+            ("group_by", "day,model"),
+            ("since", "1970-01-01T00:00:00Z"),
+            ("project", "p"),
+            ("end_user", "ada@example.com"),
+        ];
         assert_eq!(query.pairs(), expect.map(|(key, value)| (key, value.to_owned())));
     }
 }

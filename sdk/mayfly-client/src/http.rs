@@ -116,6 +116,10 @@ impl Client {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
+    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, Error> {
+        self.json(self.request(Method::PUT, path).json(body)).await
+    }
+
     pub(crate) async fn delete(&self, path: &[&str]) -> Result<(), Error> {
         self.send(self.request(Method::DELETE, path)).await.map(drop)
     }

@@ -13,19 +13,26 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod calls;
+mod credit;
 mod deployments;
 mod error;
 mod http;
+mod level;
+mod limits;
 mod logs;
 mod models;
 mod package;
+mod prices;
 mod tenancy;
 mod upload;
 
+pub use audit::AuditQuery;
 pub use calls::{Invocation, UsageQuery};
 pub use error::Error;
 pub use http::Client;
+pub use level::Level;
 pub use logs::Logs;
 pub use mayfly_api as api;
 pub use models::ModelPlace;

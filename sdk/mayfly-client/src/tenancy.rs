@@ -1,6 +1,6 @@
 //! Tenants, projects, keys and the node.
 
-use mayfly_api::{CreatedKey, Key, NewKey, NewProject, NewTenant, Node, Project, Tenant};
+use mayfly_api::{CreatedKey, DeploymentKeys, Key, NewKey, NewProject, NewTenant, Node, Project, Slot, Tenant};
 use mayfly_types::{KeyId, Name};
 
 use crate::{Client, Error};
@@ -22,6 +22,14 @@ impl Client {
         self.post(&["api", "v1", "tenants"], &NewTenant { name }).await
     }
 
+    /// Deletes a tenant that has no projects; its keys are revoked. For the operator.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn delete_tenant(&self, name: &str) -> Result<(), Error> {
+        self.delete(&["api", "v1", "tenants", name]).await
+    }
+
     /// The projects within the key's reach.
     ///
     /// # Errors
@@ -36,6 +44,14 @@ impl Client {
     /// [`Error`].
     pub async fn create_project(&self, tenant: Name, name: Name) -> Result<Project, Error> {
         self.post(&["api", "v1", "projects"], &NewProject { name, tenant }).await
+    }
+
+    /// Deletes a project that has no deployments, with its models and the keys bound to it. For the operator.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn delete_project(&self, name: &str) -> Result<(), Error> {
+        self.delete(&["api", "v1", "projects", name]).await
     }
 
     /// The keys within the key's reach, without their secrets.
@@ -60,6 +76,28 @@ impl Client {
     /// [`Error`].
     pub async fn revoke_key(&self, id: KeyId) -> Result<(), Error> {
         self.delete(&["api", "v1", "keys", &id.to_string()]).await
+    }
+
+    /// A deployment's own two keys, without their secrets.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn deployment_keys(&self, project: &str, deployment: &str) -> Result<DeploymentKeys, Error> {
+        self.get(&["api", "v1", "projects", project, "deployments", deployment, "keys"]).await
+    }
+
+    /// Makes one of a deployment's own two keys anew. The answer is the only place its secret is ever in; the old
+    /// secret is dead.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn rotate_key(&self, project: &str, deployment: &str, slot: Slot) -> Result<CreatedKey, Error> {
+        let slot = match slot {
+            Slot::Primary => "primary",
+            Slot::Secondary => "secondary",
+        };
+        let path = ["api", "v1", "projects", project, "deployments", deployment, "keys", slot];
+        self.json(self.request(reqwest::Method::POST, &path)).await
     }
 
     /// What the node is made of and what it uses.

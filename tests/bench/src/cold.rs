@@ -13,7 +13,7 @@ use crate::server::{Server, deploy, upload};
 
 pub(crate) const NAME: &str = "cold_code_first_byte";
 
-pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
+pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let count = if bench.quick { 40 } else { 200 };
     let wasm = std::fs::read(bench.root.join("tests/fixtures/guests/target/wasm32-wasip2/release/plain.wasm"))?;
     let mut server = Server::start(bench, &[])?;
@@ -47,7 +47,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
         warm.push(second.first_byte);
     }
     let p50 = cold.median_ms();
-    Ok(Row {
+    Ok(vec![Row {
         name: NAME,
         ours: Some(p50),
         peer: Some(warm.median_ms()),
@@ -60,7 +60,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
             wasm.len() / 1024,
             cold.quantile_ms(0.99)
         ),
-    })
+    }])
 }
 
 /// The same component with another digest: a custom section that nothing reads.

@@ -16,7 +16,7 @@ use crate::{Bench, wire};
 pub(crate) const NAME: &str = "embeddings_one_connection";
 const SENTENCE: &str = "how do I reset my password";
 
-pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
+pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let runs = if bench.quick { 300 } else { 2_000 };
     let package = bench.root.join("target/test-models/minilm");
     // As many threads on both sides.
@@ -47,7 +47,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
         }
     }
     let ratio = ours.median_ms() / theirs.median_ms();
-    Ok(Row {
+    Ok(vec![Row {
         name: NAME,
         ours: Some(ours.median_ms()),
         peer: Some(theirs.median_ms()),
@@ -60,7 +60,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Row> {
             ours.quantile_ms(0.99),
             theirs.quantile_ms(0.99)
         ),
-    })
+    }])
 }
 
 fn vector(answer: &wire::Answer) -> anyhow::Result<Vec<f32>> {

@@ -11,10 +11,13 @@ use clap::Parser;
 
 mod cold;
 mod embeddings;
+mod ledger;
+mod limits;
 mod measure;
 mod registered;
 mod row;
 mod server;
+mod throughput;
 mod wire;
 
 use row::Row;
@@ -43,21 +46,31 @@ struct Bench {
     root: PathBuf,
 }
 
-type Measure = fn(&Bench) -> anyhow::Result<Row>;
+type Measure = fn(&Bench) -> anyhow::Result<Vec<Row>>;
 
-const ROWS: [(&str, Measure); 3] =
-    [(cold::NAME, cold::measure), (embeddings::NAME, embeddings::measure), (registered::NAME, registered::measure)];
+/// What is measured together, and the rows it gives.
+const MEASURES: [(&[&str], Measure); 8] = [
+    (&[cold::NAME], cold::measure),
+    (&[embeddings::NAME], embeddings::measure),
+    (&[registered::NAME], registered::measure),
+    (&[ledger::SETTLE], ledger::settle),
+    (&[throughput::NAME], throughput::measure),
+    (&[limits::TOKENS], limits::tokens),
+    (&[limits::MONEY], limits::money),
+    (&[ledger::MONTH, ledger::VERIFY, ledger::BYTES], ledger::large),
+];
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let bench = Bench { quick: args.quick, root: args.root.canonicalize().context("--root")? };
     let mut rows = Vec::new();
-    for (name, measure) in ROWS {
-        if args.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+    for (names, measure) in MEASURES {
+        if args.only.as_ref().is_some_and(|only| !names.iter().any(|name| name.contains(only.as_str()))) {
             continue;
         }
-        eprintln!("[bench] {name}");
-        rows.push(measure(&bench).unwrap_or_else(|error| Row::failed(name, &format!("{error:#}"))));
+        eprintln!("[bench] {}", names.join(", "));
+        let failed = |error: anyhow::Error| names.iter().map(|name| Row::failed(name, &format!("{error:#}"))).collect();
+        rows.extend(measure(&bench).unwrap_or_else(failed));
     }
     anyhow::ensure!(!rows.is_empty(), "no row has `{}` in its name", args.only.unwrap_or_default());
     row::print(&rows);

@@ -11,6 +11,14 @@ impl Samples {
         self.0.push(sample);
     }
 
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The sample at `q` (0 to 1), in milliseconds. Not a number without samples.
     #[expect(
         clippy::cast_possible_truncation,

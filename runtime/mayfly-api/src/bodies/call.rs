@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mayfly_types::{DeploymentId, KeyId, Meter, ModelId, Name, ProjectId, RequestId, RevisionId, TenantId};
+use mayfly_types::{DeploymentId, KeyId, Meter, ModelId, Money, Name, ProjectId, RequestId, RevisionId, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,6 +20,47 @@ pub struct CallLine {
     pub model: Option<ModelId>,
     /// How much, in the meter's unit.
     pub quantity: i64,
+    /// The price of one unit when the call began; absent if it was unpriced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub price: Option<Money>,
+    /// What the quantity costs; absent if it was unpriced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub amount: Option<Money>,
+}
+
+/// The answer to `x-mayfly-dry-run: 1`: what the call's first work on a model would be charged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRun {
+    /// Always true.
+    pub dry_run: bool,
+    /// What would be held; empty if the handler ended without work on a model.
+    pub lines: Vec<DryRunLine>,
+    /// All lines together.
+    #[schema(value_type = String)]
+    pub cost: Money,
+    /// The host's currency.
+    pub currency: String,
+    /// Whether all limits have room for it.
+    pub admitted: bool,
+    /// If not, why not.
+    pub refusal: Option<String>,
+}
+
+/// One line of a [`DryRun`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunLine {
+    /// What would be counted.
+    #[schema(value_type = String)]
+    pub meter: Meter,
+    /// The model's name in the price book; absent for guest CPU.
+    pub model: Option<String>,
+    /// How much, in the meter's unit.
+    pub quantity: i64,
+    /// What it would cost; null if it is unpriced.
+    #[schema(value_type = Option<String>)]
+    pub cost: Option<Money>,
 }
 
 /// One call, as the ledger has it.
@@ -72,6 +113,13 @@ pub struct CallDetail {
     pub usage: BTreeMap<String, i64>,
     /// Usage by meter and model.
     pub lines: Vec<CallLine>,
+    /// All amounts together; nothing if nothing is owed.
+    #[serde(default)]
+    #[schema(value_type = String)]
+    pub cost: Money,
+    /// The host's currency.
+    #[serde(default)]
+    pub currency: String,
 }
 
 /// One line of a deployment's log.
@@ -102,6 +150,10 @@ pub struct UsageGroup {
     pub calls: i64,
     /// Sums by meter.
     pub usage: BTreeMap<String, i64>,
+    /// What they cost; absent where nothing was priced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub cost: Option<Money>,
 }
 
 /// Sums of usage.
@@ -111,4 +163,8 @@ pub struct Usage {
     pub group_by: Vec<String>,
     /// One entry for each group.
     pub data: Vec<UsageGroup>,
+    /// All groups together. A call that ran on two models is counted once here and in both models' groups.
+    pub total: UsageGroup,
+    /// The host's.
+    pub currency: String,
 }

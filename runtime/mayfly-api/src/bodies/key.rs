@@ -1,10 +1,10 @@
 //! API keys. The secret is in exactly one answer: the one that made it.
 
-use mayfly_types::{KeyId, Name, ProjectId, TenantId};
+use mayfly_types::{DeploymentId, KeyId, Name, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Timestamp;
+use crate::{Limits, Timestamp};
 
 /// What a key may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -16,6 +16,15 @@ pub enum Scope {
     Deploy,
     /// Everything; for the operator only.
     Admin,
+}
+
+/// One of the two keys that a deployment may have for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Slot {
+    Primary,
+    Secondary,
 }
 
 /// A key, without its secret.
@@ -38,7 +47,14 @@ pub struct Key {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub project: Option<ProjectId>,
-    /// When it was made.
+    /// The only deployments it may call; absent if it may call all in its reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub deployments: Vec<DeploymentId>,
+    /// Which of its deployment's own two keys it is; absent for every other key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
+    /// When its secret was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     /// When it stops working.
@@ -49,6 +65,19 @@ pub struct Key {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub revoked_at: Option<Timestamp>,
+    /// When it was last used, some seconds late; absent if it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// A deployment's own two keys: one is used while the other is made anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentKeys {
+    /// Null before it is first made.
+    pub primary: Option<Key>,
+    /// Null before it is first made.
+    pub secondary: Option<Key>,
 }
 
 /// A key to make.
@@ -68,6 +97,13 @@ pub struct NewKey {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub project: Option<Name>,
+    /// The only deployments it may call, at most 100: ids, `project/name`, or names in `project`. Without it, all in its
+    /// reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deployments: Vec<String>,
+    /// What its calls may use together.
+    #[serde(default)]
+    pub limits: Limits,
     /// When it stops working; without it, never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]

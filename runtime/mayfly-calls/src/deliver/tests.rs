@@ -1,81 +1,23 @@
 //! The order of ledger and answer, with a scripted handler and a ledger in memory.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use http_body::Frame;
 use mayfly_api::{ErrorEnvelope, headers};
 use mayfly_host::{BodyError, GuestFault};
-use mayfly_ledger::{Call, CallRecord, Channel, CountedBy, Journal, Kind, Row, UsageQuery, UsageRow};
-use mayfly_types::{
-    Budget as _, DeploymentId, KeyId, Line, Meter, ModelId, ProjectId, Refusal, RefusalKind, RequestId, RevisionId,
-    TenantId,
-};
+use mayfly_ledger::Kind;
+use mayfly_types::{Budget as _, Line, Meter, Refusal, RefusalKind};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::Config;
 use crate::budget::CallBudget;
-use crate::logbook::LogBook;
-use crate::timing::Before;
-use crate::{Config, status::Counters};
-
-/// A ledger in memory that fails and waits when told to.
-#[derive(Debug)]
-struct Memory {
-    rows: Mutex<Vec<Row>>,
-    appends: AtomicUsize,
-    /// These appends fail, counted from 0.
-    failing: std::ops::Range<usize>,
-    /// Appends wait for a permit each.
-    gate: tokio::sync::Semaphore,
-}
-
-impl Memory {
-    fn new(failing: std::ops::Range<usize>, permits: usize) -> Arc<Self> {
-        let gate = tokio::sync::Semaphore::new(permits);
-        Arc::new(Self { rows: Mutex::default(), appends: AtomicUsize::new(0), failing, gate })
-    }
-
-    fn rows(&self) -> Vec<Row> {
-        self.rows.lock().unwrap().clone()
-    }
-
-    fn kinds(&self) -> Vec<Kind> {
-        self.rows().iter().map(|row| row.kind).collect()
-    }
-
-    /// Tokens that are durable.
-    fn billed(&self) -> i64 {
-        self.rows().last().map_or(0, tokens)
-    }
-}
-
-fn tokens(row: &Row) -> i64 {
-    row.lines.iter().filter(|line| line.meter == Meter::OutputTokens).map(|line| line.quantity).sum()
-}
-
-#[async_trait::async_trait]
-impl Journal for Memory {
-    async fn append(&self, rows: Vec<Row>) -> Result<(), JournalError> {
-        self.gate.acquire().await.unwrap().forget();
-        if self.failing.contains(&self.appends.fetch_add(1, Ordering::SeqCst)) {
-            return Err(JournalError::Failed { detail: "full".to_owned() });
-        }
-        self.rows.lock().unwrap().extend(rows);
-        Ok(())
-    }
-    async fn call(&self, _: TenantId, _: RequestId) -> Result<Option<CallRecord>, JournalError> {
-        unreachable!("no call asks")
-    }
-    async fn usage(&self, _: &UsageQuery) -> Result<Vec<UsageRow>, JournalError> {
-        unreachable!("no call asks")
-    }
-    async fn recover(&self, _: i64) -> Result<u64, JournalError> {
-        unreachable!("no call asks")
-    }
-}
+use crate::fakes::{Memory, Place, book, model, tokens};
+use crate::opener::Opener;
 
 /// A handler that does what the test says.
 struct Guest {
@@ -88,7 +30,7 @@ struct Guest {
 impl Guest {
     /// Produces `count` tokens.
     async fn work(&self, count: u64) {
-        let lines = [Line { meter: Meter::OutputTokens, model: Some(ModelId::from_bytes([1; 16])), quantity: count }];
+        let lines = [Line { meter: Meter::OutputTokens, model: Some(model()), quantity: count }];
         let hold = self.budget.hold(&lines).await.unwrap();
         self.budget.charge(hold, &lines);
         self.budget.release(hold);
@@ -136,7 +78,7 @@ struct Wish {
 
 impl Default for Wish {
     fn default() -> Self {
-        let journal = Memory::new(0..0, 1_000);
+        let journal = Memory::working();
         Self {
             journal,
             status: 200,
@@ -158,56 +100,19 @@ struct Test {
     tasks: TaskTracker,
 }
 
-fn ledger_call() -> Arc<Call> {
-    let id = RequestId::new();
-    let deployment = DeploymentId::from_bytes([1; 16]);
-    Arc::new(Call {
-        id,
-        parent: None,
-        root: id,
-        attempt: 1,
-        tenant: TenantId::from_bytes([2; 16]),
-        payer: TenantId::from_bytes([2; 16]),
-        project: ProjectId::from_bytes([3; 16]),
-        requested: deployment,
-        served: deployment,
-        revision: RevisionId::from_bytes([4; 16]),
-        deployment_name: "chat".parse().unwrap(),
-        key: KeyId::from_bytes([5; 16]),
-        end_user: None,
-        channel: Channel::Api,
-        counted_by: CountedBy::Host,
-        opened_at: now(),
-    })
-}
-
 /// A call whose guest has just set its head.
 fn start(wish: Wish) -> Test {
-    let ledger_call = ledger_call();
-    let (config, stop) =
-        (Config { short_answer_bytes_max: wish.bytes_max, ..Config::default() }, CancellationToken::new());
+    let config = Config { short_answer_bytes_max: wish.bytes_max, ..Config::default() };
     // Longer than the default: a busy machine must not turn short answers into streams.
-    let config = Config { short_answer_wait_ms: 50, ..config };
-    let received = std::time::Instant::now();
-    let call = OpenCall {
-        id: ledger_call.id,
-        budget: Arc::new(CallBudget::new(ledger_call.clone())),
-        journal: wish.journal.clone(),
-        counters: Arc::new(Counters::default()),
-        log: LogBook::new(&config).for_call(ledger_call.served, ledger_call.id),
-        config: Arc::new(config),
-        tasks: TaskTracker::new(),
-        cancel: stop.child_token(),
-        stop: stop.clone(),
-        received,
-        deadline: received + wish.deadline,
-        deadline_ms: u64::try_from(wish.deadline.as_millis()).unwrap(),
-        request_body_bytes_max: 10,
-        too_large: Arc::new(AtomicBool::new(false)),
-        bodiless: wish.bodiless,
-        trailers: wish.trailers,
-        before: Before::waiting(received),
-    };
+    let config = Arc::new(Config { short_answer_wait_ms: 50, ..config });
+    let mut place = Place::default();
+    place.guest.deadline_ms_max = u64::try_from(wish.deadline.as_millis()).unwrap();
+    place.guest.request_body_bytes_max = 10;
+    let context = crate::Context { trailers: wish.trailers, ..place.call() };
+    let stop = context.cancel.clone();
+    let opener = Opener::new(config, wish.journal.clone(), book(), "EUR");
+    let method = if wish.bodiless { http::Method::HEAD } else { http::Method::GET };
+    let call = opener.open(&context, &method, None, None);
     let (frames, receiver) = mpsc::channel(16);
     let stream = futures::stream::unfold(receiver, async |mut receiver: mpsc::Receiver<_>| {
         receiver.recv().await.map(|frame| (frame, receiver))
@@ -262,6 +167,8 @@ async fn a_short_answer_is_one_row_and_has_usage_in_its_head() {
     assert_eq!(head["content-length"], "11");
     assert_eq!(head[headers::USAGE], r#"{"output_tokens":3,"guest_cpu_micros":70}"#);
     assert_eq!(head[headers::USAGE_OUTPUT_TOKENS], "3");
+    assert_eq!(head[headers::COST], "0.003");
+    assert_eq!(head[headers::CURRENCY], "EUR");
     assert_eq!(head[headers::COLD], "instance");
     assert!(head[headers::REQUEST_ID].to_str().unwrap().starts_with("req_"));
     assert!(head.contains_key("server-timing"));
@@ -287,7 +194,7 @@ async fn usage_is_durable_before_each_frame_and_the_end_before_the_end() {
     let response = (&mut test.answer).await.unwrap();
     assert_eq!(test.journal.kinds(), [Kind::Open, Kind::Progress]);
     assert!(!response.headers().contains_key("content-length"));
-    assert_eq!(response.headers()["trailer"], USAGE_TRAILERS);
+    assert_eq!(response.headers()["trailer"], bill::TRAILERS);
     let mut body = response.into_body();
     for sent in 1..=5 {
         test.guest.work(1).await;
@@ -307,6 +214,7 @@ async fn usage_is_durable_before_each_frame_and_the_end_before_the_end() {
     let last = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
     assert_end(&test.journal, Outcome::Completed, 5);
     assert_eq!(last[headers::USAGE_OUTPUT_TOKENS], "5");
+    assert_eq!(last[headers::COST], "0.005");
     assert!(body.frame().await.is_none());
 }
 
@@ -561,7 +469,7 @@ async fn a_limit_that_a_guest_passes_on_is_named_by_the_host() {
     test.guest.write("could not").await;
     test.guest.finish();
     test.guest.end(Ok(()));
-    assert_eq!(error_code(test.answer.await.unwrap()).await, (429, "rate_limited".to_owned()));
+    assert_eq!(error_code(test.answer.await.unwrap()).await, (400, "request_too_large_for_limit".to_owned()));
     assert_end(&test.journal, Outcome::Refused, 1);
 
     // A guest that went on without it has its own answer.
@@ -628,7 +536,9 @@ async fn a_guests_trailers_pass_but_not_in_our_names() {
     let mut test = start(Wish { trailers: true, ..Wish::default() });
     test.guest.write("x").await;
     let mut forged = HeaderMap::new();
-    forged.insert("x-mayfly-usage", HeaderValue::from_static("{}"));
+    for name in [headers::USAGE, headers::COST, "ratelimit", "x-ratelimit-remaining-tokens", "retry-after-ms"] {
+        forged.insert(name, HeaderValue::from_static("0"));
+    }
     forged.insert("x-checksum", HeaderValue::from_static("7"));
     test.guest.send(Ok(Frame::trailers(forged))).await;
     test.guest.finish();
@@ -655,7 +565,8 @@ async fn a_long_answer_streams_all_its_bytes() {
 /// The grace after the body refuses holds; that is not why a call failed.
 #[tokio::test]
 async fn that_a_call_is_over_is_no_limit() {
-    let budget = CallBudget::new(ledger_call());
+    let opener = Opener::new(Arc::default(), Memory::working(), book(), "EUR");
+    let budget = opener.open(&Place::default().call(), &http::Method::GET, None, None).budget;
     budget.close();
     let Refusal { kind, .. } = budget.hold(&[]).await.unwrap_err();
     assert_eq!((kind, budget.refusal()), (RefusalKind::Closed, None));

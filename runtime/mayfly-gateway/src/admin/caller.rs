@@ -6,8 +6,8 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::request::Parts;
-use mayfly_registry::{Deployment, Key, Project};
-use mayfly_types::{ProjectId, TenantId};
+use mayfly_registry::{Actor, Deployment, Key, Project, actor};
+use mayfly_types::{ProjectId, RequestId, TenantId};
 
 use crate::Gateway;
 use crate::access::{self, Reach};
@@ -32,8 +32,10 @@ pub(crate) async fn authenticate(
         return Err(Failure::scope("deploy"));
     }
     let reach = Reach::of(&key);
+    let actor = Actor { key: key.id, request: request.extensions().get::<RequestId>().copied() };
     request.extensions_mut().insert(Caller { key, reach });
-    Ok(next.run(request).await)
+    // What the handler changes is written down as this key's.
+    Ok(actor::scope(actor, next.run(request)).await)
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {
@@ -77,7 +79,7 @@ impl Caller {
         }
     }
 
-    /// Writes down a change that was made.
+    /// Tells the log of a change that was made; the store's trail has it already.
     pub(crate) fn audit(&self, action: &'static str, subject: &dyn std::fmt::Display) {
         let (key, prefix) = (self.key.id, &self.key.prefix);
         tracing::info!(target: "mayfly::audit", %key, %prefix, action, %subject, "changed");

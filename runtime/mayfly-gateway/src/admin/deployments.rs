@@ -8,7 +8,7 @@ use http::StatusCode;
 use mayfly_api as api;
 use mayfly_api::{Deployed, DeploymentSummary, NewDeployment, Page, Rollback, Timestamp};
 use mayfly_calls::{DeploymentStatus, Tier};
-use mayfly_registry::{Deployment, HandlerSource, ModelEntry, ModelTable, Project, Revision};
+use mayfly_registry::{Deployment, HandlerSource, ModelEntry, ModelTable, Project, Revision, actor};
 use mayfly_types::Name;
 
 use super::Answer;
@@ -89,7 +89,7 @@ pub(crate) async fn deploy(
     };
     let control = gateway.0.parts.control.clone();
     // A task of its own: a deploy that has begun ends, even if whoever asked has left.
-    let deploying = tokio::spawn(async move { control.deploy(request).await });
+    let deploying = tokio::spawn(actor::keep(async move { control.deploy(request).await }));
     let done = deploying.await.map_err(|error| Failure::internal(&error.to_string()))??;
     caller.audit(
         "deployment.deploy",

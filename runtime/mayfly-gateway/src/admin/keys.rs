@@ -3,20 +3,22 @@
 use axum::Json as Reply;
 use axum::extract::{Path, State};
 use http::StatusCode;
-use mayfly_api::{CreatedKey, Key, NewKey, Page, Scope};
-use mayfly_registry::KeyScope;
-use mayfly_types::{KeyId, ProjectId, TenantId};
+use mayfly_api::{CreatedKey, DeploymentKeys, ErrorCode, Key, NewKey, Page, Scope};
+use mayfly_registry::{KeyRequest, KeyScope, Slot};
+use mayfly_types::{DeploymentId, ProjectId, TenantId};
 
 use super::Answer;
 use super::caller::Caller;
 use super::params::{Json, PageQuery, Params, page};
-use super::show;
+use super::{limits, show};
 use crate::Gateway;
 use crate::access::Reach;
 use crate::failure::Failure;
 
 /// Characters of a label.
 const LABEL_CHARS_MAX: usize = 100;
+/// Deployments that one key may be bound to.
+const DEPLOYMENTS_MAX: usize = 100;
 
 /// The keys within the key's reach, oldest first. Never with a secret.
 #[utoipa::path(get, path = "/api/v1/keys", tag = "keys",
@@ -47,7 +49,9 @@ pub(crate) async fn create(
     let scopes = new.scopes.iter().map(|scope| show::scope_of(*scope)).collect();
     let label = mayfly_api::clean_line(&new.label);
     let expires_at = new.expires_at.map(mayfly_api::Timestamp::micros);
-    let (key, secret) = gateway.0.parts.control.create_key(tenant, project, label, scopes, expires_at).await?;
+    let deployments = bound_to(&gateway, &caller, &new).await?;
+    let request = KeyRequest { tenant, project, label, scopes, deployments, limits: new.limits.into(), expires_at };
+    let (key, secret) = gateway.0.parts.control.create_key(request).await?;
     caller.audit("key.create", &key.id);
     let created = CreatedKey { key: show::key(&key), secret: secret.expose().to_owned() };
     Ok((StatusCode::CREATED, Reply(created)))
@@ -61,16 +65,76 @@ pub(crate) async fn revoke(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Answer<StatusCode> {
-    let missing = || Failure::not_found("key");
-    let id: KeyId = id.parse().map_err(|_| missing())?;
-    let key = gateway.records().key(id).await?;
-    let key = key.filter(|key| caller.reach.covers(key.tenant, key.project)).ok_or_else(missing)?;
+    let key = limits::key(&gateway, &caller, &id).await?;
     if caller.reach != Reach::Host && key.scopes != [KeyScope::Call] {
         return Err(Failure::scope("admin"));
     }
-    gateway.0.parts.control.revoke_key(id).await?;
-    caller.audit("key.revoke", &id);
+    gateway.0.parts.control.revoke_key(key.id).await?;
+    caller.audit("key.revoke", &key.id);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A deployment's own two keys, without their secrets.
+#[utoipa::path(get, path = "/api/v1/projects/{project}/deployments/{deployment}/keys", tag = "keys",
+    params(("project" = String, Path, description = "The project's name"), ("deployment" = String, Path, description = "The deployment's name")),
+    responses((status = 200, description = "Both keys", body = DeploymentKeys), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
+pub(crate) async fn of_deployment(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Path((project, name)): Path<(String, String)>,
+) -> Answer<Reply<DeploymentKeys>> {
+    let (_project, deployment) = caller.deployment(&gateway, &project, &name).await?;
+    let keys = gateway.records().slot_keys(deployment.id).await?;
+    let shown = |slot| keys.iter().find(|key| key.slot == Some((deployment.id, slot))).map(show::key);
+    Ok(Reply(DeploymentKeys { primary: shown(Slot::Primary), secondary: shown(Slot::Secondary) }))
+}
+
+/// Makes one of a deployment's own two keys anew. Its old secret is dead, the other key lives: callers that have moved
+/// to the other one first lose nothing. The answer is the only place the new secret is ever in.
+#[utoipa::path(post, path = "/api/v1/projects/{project}/deployments/{deployment}/keys/{slot}", tag = "keys",
+    params(("project" = String, Path, description = "The project's name"), ("deployment" = String, Path, description = "The deployment's name"), ("slot" = String, Path, description = "`primary` or `secondary`")),
+    responses((status = 201, description = "Made; the secret is shown this once", body = CreatedKey), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
+pub(crate) async fn rotate(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Path((project, name, slot)): Path<(String, String, String)>,
+) -> Answer<(StatusCode, Reply<CreatedKey>)> {
+    let (_project, deployment) = caller.deployment(&gateway, &project, &name).await?;
+    let slot = Slot::ALL.into_iter().find(|known| known.as_str() == slot);
+    let slot = slot.ok_or_else(|| {
+        Failure::new(ErrorCode::NotFound, "there is no such slot; a deployment has `primary` and `secondary`")
+    })?;
+    let (key, secret) = gateway.0.parts.control.rotate_key(&deployment, slot).await?;
+    caller.audit("key.rotate", &key.id);
+    let created = CreatedKey { key: show::key(&key), secret: secret.expose().to_owned() };
+    Ok((StatusCode::CREATED, Reply(created)))
+}
+
+/// The deployments a new key is bound to: ids, `project/name`, or names in its project.
+async fn bound_to(gateway: &Gateway, caller: &Caller, new: &NewKey) -> Result<Vec<DeploymentId>, Failure> {
+    if new.deployments.len() > DEPLOYMENTS_MAX {
+        return Err(Failure::invalid(format!("`deployments` names more than {DEPLOYMENTS_MAX}")));
+    }
+    let mut ids = Vec::with_capacity(new.deployments.len());
+    for text in &new.deployments {
+        if let Ok(id) = text.parse() {
+            ids.push(id);
+            continue;
+        }
+        let (project, name) = match (text.split_once('/'), &new.project) {
+            (Some(both), _) => both,
+            (None, Some(project)) => (project.as_str(), text.as_str()),
+            (None, None) => {
+                return Err(Failure::invalid("`deployments` has a name without `project`; give `project/name`"));
+            }
+        };
+        let found = caller
+            .deployment(gateway, project, name)
+            .await
+            .map_err(|failure| Failure { message: format!("`deployments`: {}", failure.message), ..failure })?;
+        ids.push(found.1.id);
+    }
+    Ok(ids)
 }
 
 /// Whether the key asked for makes sense, and whether `reach` may make it.
@@ -132,7 +196,6 @@ async fn place(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mayfly_api::ErrorCode;
 
     fn new(scopes: &[Scope], project: Option<&str>) -> NewKey {
         NewKey {
@@ -140,6 +203,8 @@ mod tests {
             scopes: scopes.to_vec(),
             tenant: None,
             project: project.map(|name| name.parse().unwrap()),
+            deployments: Vec::new(),
+            limits: Default::default(),
             expires_at: None,
         }
     }

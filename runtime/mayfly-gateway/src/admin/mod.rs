@@ -4,14 +4,20 @@
 //! Everything below `/api` passes one authentication before any handler runs.
 
 mod artifacts;
+mod audit;
 mod caller;
+mod credit;
 mod deployments;
+mod estimate;
 mod keys;
+mod ledger;
+mod limits;
 mod logs;
 mod models;
 mod node;
 mod ops;
 mod params;
+mod prices;
 mod projects;
 mod requests;
 mod show;
@@ -50,7 +56,9 @@ pub(crate) async fn answer(gateway: Gateway, router: Router, request: Request<In
     let pace = gateway.0.config.body_idle();
     let (parts, body) = request.into_parts();
     let fits = headers::fits(&parts, &gateway.0.config);
-    let request = Request::from_parts(parts, axum::body::Body::new(Paced::new(body, pace)));
+    let mut request = Request::from_parts(parts, axum::body::Body::new(Paced::new(body, pace)));
+    // For the trail of what it changes.
+    request.extensions_mut().insert(id);
     let mut response = if fits {
         match AssertUnwindSafe(router.oneshot(request)).catch_unwind().await {
             Ok(Ok(response)) => finish(response, id),
@@ -91,9 +99,18 @@ impl IntoResponse for Failure {
 fn described() -> (OpenApiRouter<Gateway>, OpenApiRouter<Gateway>) {
     let protected = OpenApiRouter::new()
         .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(tenants::delete))
         .routes(routes!(projects::list, projects::create))
+        .routes(routes!(projects::delete))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::revoke))
+        .routes(routes!(keys::of_deployment))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(limits::of_tenant, limits::set_of_tenant))
+        .routes(routes!(limits::of_project, limits::set_of_project))
+        .routes(routes!(limits::of_deployment, limits::set_of_deployment))
+        .routes(routes!(limits::of_key, limits::set_of_key))
+        .routes(routes!(audit::read))
         .routes(routes!(artifacts::upload))
         .routes(routes!(models::list_host))
         .routes(routes!(models::show_host, models::add_host, models::remove_host))
@@ -107,6 +124,14 @@ fn described() -> (OpenApiRouter<Gateway>, OpenApiRouter<Gateway>) {
         .routes(routes!(logs::read))
         .routes(routes!(requests::show))
         .routes(routes!(usage::read))
+        .routes(routes!(prices::list, prices::add))
+        .routes(routes!(prices::check))
+        .routes(routes!(estimate::estimate))
+        .routes(routes!(credit::show_tenant, credit::grant_tenant))
+        .routes(routes!(credit::show_project, credit::grant_project))
+        .routes(routes!(credit::show_deployment, credit::grant_deployment))
+        .routes(routes!(credit::show_key, credit::grant_key))
+        .routes(routes!(ledger::verify))
         .routes(routes!(node::show));
     let open = OpenApiRouter::new()
         .routes(routes!(ops::healthz))

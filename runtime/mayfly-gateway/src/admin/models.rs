@@ -4,7 +4,7 @@ use axum::Json as Reply;
 use axum::extract::{Path, Request, State};
 use http::StatusCode;
 use mayfly_api::{Model, Page};
-use mayfly_registry::{Owner, Project};
+use mayfly_registry::{Owner, Project, actor};
 use mayfly_types::Name;
 
 use super::Answer;
@@ -175,11 +175,11 @@ async fn import(
     let control = gateway.0.parts.control.clone();
     let folder = control.unpack_model(pieces(request)).await?;
     // A task of its own: once the package is here, its import ends and cleans up even if the sender has left.
-    let importing = tokio::spawn(async move {
+    let importing = tokio::spawn(actor::keep(async move {
         let model = control.add_model(owner, name, folder).await;
         drop(place);
         model
-    });
+    }));
     let model = importing.await.map_err(|error| Failure::internal(&error.to_string()))??;
     caller.audit("model.import", &model.id);
     Ok((StatusCode::CREATED, Reply(show::model(&model))))

@@ -49,8 +49,15 @@ impl<T: DeserializeOwned> FromRequest<Gateway> for Json<T> {
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
-    serde_json::from_slice(bytes)
-        .map_err(|error| Failure::invalid(format!("the body: {}", mayfly_api::clean_line(&error.to_string()))))
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let body = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        // The path names the field at fault; `.` is the body itself.
+        let path = error.path().to_string();
+        let place = if path == "." { "the body".to_owned() } else { format!("`{path}`") };
+        Failure::invalid(mayfly_api::clean_line(&format!("{place}: {}", error.inner())))
+    })?;
+    reader.end().map_err(|error| Failure::invalid(format!("the body: {error}")))?;
+    Ok(body)
 }
 
 /// Which part of a list.
@@ -131,5 +138,26 @@ mod tests {
         assert!(failure.message.contains("revison"), "{}", failure.message);
         assert!(parse::<mayfly_api::NewTenant>(br#"{"name": "Not A Name"}"#).is_err());
         assert!(parse::<mayfly_api::NewTenant>(b"{\"name\": \"a\x00\"}").is_err());
+    }
+
+    #[test]
+    fn a_limit_at_fault_is_named() {
+        for (body, field) in [
+            (r#"{"concurrency": -1}"#, "concurrency"),
+            (r#"{"concurrency": 4294967296}"#, "concurrency"),
+            (r#"{"requests_per_minute": 1.5}"#, "requests_per_minute"),
+            (r#"{"tokens_per_minute": NaN}"#, "tokens_per_minute"),
+            (r#"{"tokens_per_minute": 1e400}"#, "tokens_per_minute"),
+            (r#"{"tokens_per_minute": "NaN"}"#, "tokens_per_minute"),
+            (r#"{"spend": {"amount": "1e9", "per": "day"}}"#, "spend.amount"),
+            (r#"{"spend": {"amount": "1", "per": "year"}}"#, "spend.per"),
+            (r#"{"request_cost_max": "NaN"}"#, "request_cost_max"),
+            (r#"{"request_cost_max": "0.0000000000001"}"#, "request_cost_max"),
+            (r#"{"tokens": 1}"#, "tokens"),
+        ] {
+            let failure = parse::<mayfly_api::Limits>(body.as_bytes()).unwrap_err();
+            assert_eq!(failure.status(), 400);
+            assert!(failure.message.contains(&format!("`{field}`")), "{body}: {}", failure.message);
+        }
     }
 }

@@ -1,14 +1,16 @@
 //! Projects. Made by the operator, because their names are shared by all tenants of the host.
 
 use axum::Json as Reply;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use http::StatusCode;
 use mayfly_api::{NewProject, Page, Project};
+use mayfly_types::LevelId;
 
 use super::Answer;
 use super::caller::Caller;
 use super::params::{Json, PageQuery, Params, page};
 use super::show;
+use super::tenants::still_used;
 use crate::Gateway;
 use crate::failure::Failure;
 
@@ -42,4 +44,22 @@ pub(crate) async fn create(
     let project = gateway.0.parts.control.create_project(tenant.id, new.name).await?;
     caller.audit("project.create", &project.name);
     Ok((StatusCode::CREATED, Reply(show::project(&project))))
+}
+
+/// Deletes a project with its models, its uploads and the keys bound to it; its name is free, what it used stays in the
+/// ledger. Refused while it has deployments.
+#[utoipa::path(delete, path = "/api/v1/projects/{project}", tag = "projects",
+    params(("project" = String, Path, description = "The project's name")),
+    responses((status = 204, description = "Deleted"), (status = "default", description = "A problem; 409 names what is left in it", body = mayfly_api::Problem)))]
+pub(crate) async fn delete(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Answer<StatusCode> {
+    caller.operator()?;
+    let project = caller.project(&gateway, &name).await?;
+    let deleted = gateway.0.parts.control.delete_project(project.id).await;
+    deleted.map_err(|error| still_used(&gateway, LevelId::Project(project.id), error.into()))?;
+    caller.audit("project.delete", &project.name);
+    Ok(StatusCode::NO_CONTENT)
 }

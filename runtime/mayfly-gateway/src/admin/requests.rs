@@ -18,5 +18,5 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Answer<Reply<CallDetail>> {
     let found = requests::find(&gateway, caller.reach, &id).await?;
-    found.map(|record| Reply(requests::detail(&record))).ok_or_else(|| Failure::not_found("request"))
+    found.map(|record| Reply(requests::detail(&gateway, &record))).ok_or_else(|| Failure::not_found("request"))
 }

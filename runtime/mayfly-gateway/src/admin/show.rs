@@ -3,7 +3,7 @@
 use mayfly_api as api;
 use mayfly_api::Timestamp;
 use mayfly_inference::{DimensionInfo, TensorInfo};
-use mayfly_registry::{Key, KeyScope, Model, Owner, Project, Tenant};
+use mayfly_registry::{Key, KeyScope, Model, Owner, Project, Slot, Tenant};
 use serde::Serialize;
 
 pub(crate) fn tenant(tenant: &Tenant) -> api::Tenant {
@@ -27,9 +27,19 @@ pub(crate) fn key(key: &Key) -> api::Key {
         scopes: key.scopes.iter().map(|scope| scope_to(*scope)).collect(),
         tenant: key.tenant,
         project: key.project,
+        deployments: key.deployments.clone(),
+        slot: key.slot.map(|(_deployment, slot)| slot_to(slot)),
         created_at: Timestamp::from_micros(key.created_at),
         expires_at: key.expires_at.map(Timestamp::from_micros),
         revoked_at: key.revoked_at.map(Timestamp::from_micros),
+        last_used_at: key.last_used_at.map(Timestamp::from_micros),
+    }
+}
+
+fn slot_to(slot: Slot) -> api::Slot {
+    match slot {
+        Slot::Primary => api::Slot::Primary,
+        Slot::Secondary => api::Slot::Secondary,
     }
 }
 

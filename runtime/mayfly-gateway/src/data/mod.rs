@@ -4,6 +4,7 @@
 //! deployment that is not there, that is another tenant's, or that the key may not call, gets one and the same answer.
 
 mod openai;
+mod options;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mayfly_api::ErrorCode;
-use mayfly_calls::{Body, Context};
+use mayfly_calls::{Body, Context, IdempotencyKey};
 use mayfly_ledger::Channel;
 use mayfly_registry::{Key, Resolved};
 use mayfly_types::RequestId;
@@ -24,6 +25,7 @@ use crate::access::{self, Reach};
 use crate::failure::Failure;
 use crate::limits::{Paced, full};
 use crate::{Gateway, headers, target};
+use options::Options;
 
 /// Answers one request, whatever happens.
 pub(crate) async fn answer(gateway: Gateway, request: Request<Incoming>) -> Response<Body> {
@@ -139,7 +141,7 @@ impl Visit {
         let key = self.key(request.headers()).await?;
         target::check_path(path).map_err(|bad| Failure::invalid(bad.to_string()))?;
         let resolved = self.resolve(&key, project, deployment).await?;
-        let mut response = self.call(key, resolved, request, path).await?;
+        let mut response = self.call(key, resolved, request, path, Named::InPath).await?;
         if origin == Origin::Shared {
             headers::harden_shared_origin(response.headers_mut());
         }
@@ -149,7 +151,9 @@ impl Visit {
     /// The deployment, if it is there and the key reaches it. The two ways it can fail are not told apart.
     async fn resolve(&self, key: &Key, project: &str, deployment: &str) -> Result<Arc<Resolved>, Failure> {
         let found = self.gateway.0.parts.directory.resolve(project, deployment).await?;
-        found.filter(|resolved| Reach::of(key).sees(&resolved.project)).ok_or_else(deployment_not_found)
+        let reached =
+            |resolved: &Arc<Resolved>| Reach::of(key).sees(&resolved.project) && key.names(resolved.deployment.id);
+        found.filter(reached).ok_or_else(deployment_not_found)
     }
 
     /// Hands the request on, without anything its handler must not see.
@@ -159,8 +163,10 @@ impl Visit {
         resolved: Arc<Resolved>,
         request: Request<Body>,
         path: &str,
+        named: Named,
     ) -> Result<Response<Body>, Failure> {
         let (mut parts, body) = request.into_parts();
+        let options = Options::read(&parts.headers)?;
         let host = target::host(&parts)
             .and_then(|host| HeaderValue::from_str(&host).ok())
             .ok_or_else(|| Failure::invalid("the request needs exactly one valid `host` header"))?;
@@ -170,6 +176,13 @@ impl Visit {
             Some(query) => format!("{path}?{query}"),
             None => path.to_owned(),
         };
+        let idempotency = options.idempotency_key.map(|key| {
+            let target = match named {
+                Named::InPath => format!("/d/{}/{}{target}", resolved.project.name, resolved.deployment.name),
+                Named::InBody => target.clone(),
+            };
+            IdempotencyKey { key, target }
+        });
         parts.uri = target.parse().map_err(|_| Failure::invalid("the path or the query is not valid in a URL"))?;
         parts.extensions = http::Extensions::new();
         let names = (resolved.project.name.clone(), resolved.deployment.name.clone());
@@ -184,6 +197,10 @@ impl Visit {
             received: self.received,
             cancel: self.gateway.0.cut.child_token(),
             trailers,
+            end_user: options.end_user,
+            idempotency,
+            dry_run: options.dry_run,
+            cost_max: options.cost_max,
         };
         Ok(self.gateway.0.parts.calls.call(context, Request::from_parts(parts, body)).await)
     }
@@ -194,6 +211,15 @@ impl Visit {
 enum Origin {
     Own,
     Shared,
+}
+
+/// Where a request names its deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    /// In its path or its host name.
+    InPath,
+    /// In its body.
+    InBody,
 }
 
 fn only(method: &Method, allowed: &[Method], allow: &'static str) -> Result<(), Failure> {
@@ -222,6 +248,7 @@ fn json(body: &impl serde::Serialize) -> Response<Body> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

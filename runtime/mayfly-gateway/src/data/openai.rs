@@ -6,9 +6,10 @@ use http::{HeaderMap, Request, Response};
 use mayfly_api::{ErrorCode, Timestamp};
 use mayfly_calls::Body;
 use mayfly_registry::{Key, Project};
+use mayfly_types::Name;
 use serde::{Deserialize, Serialize};
 
-use super::{Visit, deployment_not_found, json};
+use super::{Named, Visit, deployment_not_found, json};
 use crate::access::Reach;
 use crate::failure::Failure;
 use crate::limits::{ReadError, read_held};
@@ -59,15 +60,29 @@ impl Visit {
             .await
             .map_err(|failure| Failure { param: Some("model"), ..failure })?;
         let path = parts.uri.path().to_owned();
-        self.call(key, resolved, Request::from_parts(parts, held.into_body()), &path).await
+        self.call(key, resolved, Request::from_parts(parts, held.into_body()), &path, Named::InBody).await
     }
 
     pub(super) async fn models(&self, headers: &HeaderMap) -> Result<Response<Body>, Failure> {
         let key = self.key(headers).await?;
         let project = self.project(&key, headers).await?;
-        let names = self.gateway.0.parts.directory.names(&project, MODELS_SHOWN_MAX).await?;
+        let names = self.names(&key, &project).await?;
         let data = names.iter().map(|name| object(name.as_str(), &project, project.created_at)).collect();
         Ok(json(&ModelList { object: "list", data }))
+    }
+
+    /// Names of the deployments that the key may call, sorted.
+    async fn names(&self, key: &Key, project: &Project) -> Result<Vec<Name>, Failure> {
+        if key.deployments.is_empty() {
+            return Ok(self.gateway.0.parts.directory.names(project, MODELS_SHOWN_MAX).await?);
+        }
+        let mut names = Vec::new();
+        for id in &key.deployments {
+            let found = self.gateway.records().deployment(*id).await?;
+            names.extend(found.filter(|found| found.project == project.id).map(|found| found.name));
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     pub(super) async fn model(&self, headers: &HeaderMap, model: &str) -> Result<Response<Body>, Failure> {
@@ -82,7 +97,7 @@ impl Visit {
         let key = self.key(headers).await?;
         let found = requests::find(&self.gateway, Reach::of(&key), id).await?;
         let own = found.filter(|record| record.latest.call.key == key.id);
-        own.map(|record| json(&requests::detail(&record))).ok_or_else(|| Failure::not_found("request"))
+        own.map(|record| json(&requests::detail(&self.gateway, &record))).ok_or_else(|| Failure::not_found("request"))
     }
 
     /// Project and deployment that `model` means: `deployment`, or `project/deployment`.
@@ -143,6 +158,7 @@ fn object(id: &str, project: &Project, created_at: i64) -> ModelObject {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -173,6 +189,7 @@ mod tests {
             id: mayfly_types::ProjectId::new(),
             tenant: mayfly_types::TenantId::new(),
             name: "p".parse().unwrap(),
+            limits: Default::default(),
             created_at: 0,
         };
         let list = ModelList { object: "list", data: vec![object("emb", &project, 1_500_000)] };

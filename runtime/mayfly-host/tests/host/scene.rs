@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -11,9 +12,10 @@ use http::{HeaderMap, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use mayfly_host::{BodyError, CompileError, ComponentInfo, Config, Grants, Host, HostError, Invocation};
+use mayfly_host::{KeyValue, KeyValueError, KeyValueLimits, KeyValuePage};
 use mayfly_host::{LogLine, LogSink, RunEnd, Running, Timings};
 use mayfly_inference::Inference;
-use mayfly_types::{Budget, Digest, GuestLimits, HoldId, Line, Refusal, RefusalKind};
+use mayfly_types::{Budget, DeploymentId, Digest, GuestLimits, HoldId, Line, Refusal, RefusalKind};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +50,48 @@ impl Budget for NoBudget {
     fn release(&self, _hold: HoldId) {}
 }
 
+/// No guest of these tests stores anything.
+#[derive(Debug)]
+pub(crate) struct NoData;
+
+impl NoData {
+    fn none<T>() -> Result<T, KeyValueError> {
+        Err(KeyValueError::Failed { detail: "no store".to_owned() })
+    }
+}
+
+#[async_trait]
+impl KeyValue for NoData {
+    async fn get_many(&self, _: DeploymentId, _: Vec<String>) -> Result<Vec<Option<Vec<u8>>>, KeyValueError> {
+        Self::none()
+    }
+
+    async fn set_many(
+        &self,
+        _: DeploymentId,
+        _: Vec<(String, Vec<u8>)>,
+        _: KeyValueLimits,
+    ) -> Result<(), KeyValueError> {
+        Self::none()
+    }
+
+    async fn delete_many(&self, _: DeploymentId, _: Vec<String>) -> Result<(), KeyValueError> {
+        Self::none()
+    }
+
+    async fn exists(&self, _: DeploymentId, _: String) -> Result<bool, KeyValueError> {
+        Self::none()
+    }
+
+    async fn list_keys(&self, _: DeploymentId, _: Option<u64>, _: u32) -> Result<KeyValuePage, KeyValueError> {
+        Self::none()
+    }
+
+    async fn increment(&self, _: DeploymentId, _: String, _: u64, _: KeyValueLimits) -> Result<u64, KeyValueError> {
+        Self::none()
+    }
+}
+
 pub(crate) struct Scene {
     pub(crate) host: Host,
     pub(crate) inference: Inference,
@@ -75,7 +119,8 @@ impl Scene {
 
     pub(crate) fn with(config: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let host = Host::start(config, folder.path().join("code"), std::env::current_exe().unwrap()).unwrap();
+        let host = Host::start(config, folder.path().join("code"), std::env::current_exe().unwrap(), Arc::new(NoData))
+            .unwrap();
         let inference = Inference::start(mayfly_inference::Config::default()).unwrap();
         let limits = GuestLimits::default();
         Self { host, inference, folder, log: Arc::default(), limits, cancel: CancellationToken::new() }
@@ -99,6 +144,7 @@ impl Scene {
         Invocation {
             code: self.host.code(digest).await.unwrap().0,
             request: request.map(body),
+            deployment: DeploymentId::new(),
             grants: Arc::new(Grants::default()),
             limits: Arc::new(self.limits.clone()),
             budget: Arc::new(NoBudget),

@@ -1,12 +1,13 @@
 //! Uploads: what fits, what is refused and why, and what is done about damaged code.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mayfly_host::{CodeError, CompileError, Config, Host};
 use mayfly_types::Digest;
 
 use crate::guest::{HELLO, handler};
-use crate::scene::Scene;
+use crate::scene::{NoData, Scene};
 use crate::trials;
 
 trials![
@@ -93,12 +94,12 @@ async fn wrong_world() {
     let scene = Scene::new();
     let wasm = wat::parse_str(
         r#"(component
-            (import "wasi:keyvalue/store@0.2.0" (instance))
+            (import "wasi:blobstore/blobstore@0.2.0" (instance))
             (import "wasi:http/types@0.3.0" (instance)))"#,
     )
     .unwrap();
     let text = refused(&scene, &wasm).await;
-    for expect in ["wasi:keyvalue/store@0.2.0", "wasi:http/types@0.3.0", "wasi:http/incoming-handler@0.2.x"] {
+    for expect in ["wasi:blobstore/blobstore@0.2.0", "wasi:http/types@0.3.0", "wasi:http/incoming-handler@0.2.x"] {
         assert!(text.contains(expect), "{text}");
     }
     // The right names with wrong types inside.
@@ -132,7 +133,7 @@ async fn too_costly() {
     let wait = scene.folder.path().join("wait.sh");
     script(&wait, "exec sleep 3600");
     let config = Config { instances_max: 8, compile_seconds_max: 1, ..Config::default() };
-    let host = Host::start(config, scene.code_folder(), wait).unwrap();
+    let host = Host::start(config, scene.code_folder(), wait, Arc::new(NoData)).unwrap();
     let error = host.compile(&scene.folder.path().join("any"), Digest::of(b"any")).await.unwrap_err();
     assert!(matches!(&error, CompileError::TooCostly { limit } if limit == "4 s"), "{error:?}");
 }
@@ -183,7 +184,7 @@ async fn code_is_found_after_a_restart() {
     let scene = Scene::new();
     let (_, digest) = scene.compile(&handler(HELLO)).await.unwrap();
     let config = Config { instances_max: 8, ..Config::default() };
-    let again = Host::start(config, scene.code_folder(), std::env::current_exe().unwrap()).unwrap();
+    let again = Host::start(config, scene.code_folder(), std::env::current_exe().unwrap(), Arc::new(NoData)).unwrap();
     assert!(again.has_code(digest) && again.code(digest).await.unwrap().1);
 }
 
@@ -193,7 +194,7 @@ async fn a_broken_child_is_our_fault() {
         let child = scene.folder.path().join("child.sh");
         script(&child, text);
         let config = Config { instances_max: 8, ..Config::default() };
-        let host = Host::start(config, scene.code_folder(), child).unwrap();
+        let host = Host::start(config, scene.code_folder(), child, Arc::new(NoData)).unwrap();
         let error = host.compile(&scene.folder.path().join("any"), Digest::of(b"any")).await.unwrap_err();
         assert!(matches!(error, CompileError::Host { .. }), "{error:?}");
         assert_eq!(error.to_string(), "the component could not be compiled on this host");

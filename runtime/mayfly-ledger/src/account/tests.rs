@@ -1,10 +1,12 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::HashMap;
 
 use mayfly_types::{DeploymentId, KeyId, ProjectId, RequestId, RevisionId, TenantId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Channel, CountedBy};
+use crate::{Channel, CountedBy, Price, PriceBook};
 
 fn call() -> Arc<Call> {
     let id = RequestId::from_bytes([7; 16]);
@@ -29,13 +31,39 @@ fn call() -> Arc<Call> {
     })
 }
 
+/// A tariff of these prices: per unit of a meter of any model, in pico-units.
+fn tariff(prices: &[(Meter, i64)]) -> Tariff {
+    let price = |(id, &(meter, pico_per_unit)): (i64, &(Meter, i64))| Price {
+        id,
+        tenant: None,
+        model: None,
+        pool: "shared".parse().unwrap(),
+        meter,
+        pico_per_unit,
+        from: 0,
+        until: None,
+        created_at: 0,
+    };
+    Tariff {
+        book: Arc::new(PriceBook::new((1..).zip(prices).map(price).collect())),
+        tenant: call().tenant,
+        pool: "shared".parse().unwrap(),
+        at: call().opened_at,
+        models: Arc::default(),
+    }
+}
+
+fn account() -> Account {
+    Account::new(call(), tariff(&[]), None)
+}
+
 fn line(meter: Meter, model: u8, quantity: u64) -> Line {
     Line { meter, model: Some(ModelId::from_bytes([model; 16])), quantity }
 }
 
 #[test]
 fn a_short_call_is_one_row() {
-    let mut account = Account::new(call());
+    let mut account = account();
     let hold = account.hold(&[line(Meter::InputTokens, 1, 8)]).unwrap();
     account.charge(hold, &[line(Meter::InputTokens, 1, 8)]);
     account.release(hold);
@@ -47,7 +75,7 @@ fn a_short_call_is_one_row() {
 
 #[test]
 fn frames_write_only_what_grew() {
-    let mut account = Account::new(call());
+    let mut account = account();
     let kinds = |rows: Vec<Row>| rows.into_iter().map(|row| row.kind).collect::<Vec<_>>();
     assert_eq!(kinds(account.before_frame(1, 200)), [Kind::Open, Kind::Progress]);
     assert_eq!(kinds(account.before_frame(2, 200)), []);
@@ -61,7 +89,7 @@ fn frames_write_only_what_grew() {
 
 #[test]
 fn what_is_not_owed_has_no_lines() {
-    let mut account = Account::new(call());
+    let mut account = account();
     account.record(&[line(Meter::Rows, 1, 3)]);
     let row = account.end(2_000, 500, Outcome::HostFault, "code").unwrap();
     assert_eq!((row.kind, row.lines), (Kind::Void, Vec::new()));
@@ -69,7 +97,7 @@ fn what_is_not_owed_has_no_lines() {
 
 #[test]
 fn work_past_the_hold_and_the_close_is_owed_but_no_more_is_held() {
-    let mut account = Account::new(call());
+    let mut account = account();
     let hold = account.hold(&[line(Meter::Rows, 1, 1)]).unwrap();
     account.close();
     account.charge(hold, &[line(Meter::Rows, 1, 5)]);
@@ -81,7 +109,7 @@ fn work_past_the_hold_and_the_close_is_owed_but_no_more_is_held() {
 #[test]
 fn sums_that_leave_an_i64_are_refused_and_hold_nothing() {
     let most = u64::try_from(i64::MAX).unwrap();
-    let mut account = Account::new(call());
+    let mut account = account();
     for lines in [
         vec![line(Meter::Rows, 1, most + 1)],
         vec![line(Meter::Rows, 1, u64::MAX)],
@@ -95,6 +123,78 @@ fn sums_that_leave_an_i64_are_refused_and_hold_nothing() {
     account.charge(hold, &[line(Meter::Rows, 1, u64::MAX)]);
     account.charge(hold, &[line(Meter::Rows, 1, 1)]);
     assert_eq!(account.used(), [line(Meter::Rows, 1, most)]);
+}
+
+fn money(text: &str) -> Money {
+    text.parse().unwrap()
+}
+
+#[test]
+fn rows_carry_price_and_amount() {
+    let prices = [(Meter::InputTokens, 20_000), (Meter::OutputTokens, 60_000)];
+    let mut account = Account::new(call(), tariff(&prices), None);
+    let hold = account.hold(&[line(Meter::InputTokens, 1, 8), line(Meter::OutputTokens, 1, 100)]).unwrap();
+    assert_eq!(account.exposure(), Ask { tokens: 108, cost: Money::from_pico(6_160_000) });
+    account.charge(hold, &[line(Meter::InputTokens, 1, 8), line(Meter::OutputTokens, 1, 10)]);
+    account.release(hold);
+    account.record(&[line(Meter::GuestCpuMicros, 1, 5)]);
+    assert_eq!((account.cost(), account.exposure().tokens), (Money::from_pico(760_000), 18));
+    let row = account.end(1_500, 200, Outcome::Completed, "instance").unwrap();
+    let lines: Vec<_> = row.lines.iter().map(|line| (line.meter, line.quantity, line.price, line.amount)).collect();
+    assert_eq!(
+        lines,
+        [
+            (Meter::InputTokens, 8, Some(1), Some(160_000)),
+            (Meter::OutputTokens, 10, Some(2), Some(600_000)),
+            (Meter::GuestCpuMicros, 5, None, None),
+        ]
+    );
+}
+
+#[test]
+fn a_call_holds_no_more_than_it_may_cost() {
+    let rows = |quantity| [line(Meter::Rows, 1, quantity), line(Meter::GuestCpuMicros, 1, 1_000)];
+    let mut account = Account::new(call(), tariff(&[(Meter::Rows, 1_000_000_000)]), Some(money("0.01")));
+    let first = account.hold(&rows(6)).unwrap();
+    let refused = account.hold(&rows(5)).unwrap_err();
+    assert_eq!((refused.kind, refused.retry_after_ms), (RefusalKind::Money, None));
+    assert!(refused.message.contains("0.01 at most: 0.006 held and used, 0.005 requested"), "{}", refused.message);
+    assert_eq!(account.exposure().cost, money("0.006"), "a refusal holds nothing");
+    account.charge(first, &rows(2));
+    account.release(first);
+    let second = account.hold(&rows(8)).unwrap();
+    account.charge(second, &rows(9));
+    assert_eq!(account.cost(), money("0.011"), "work beyond a hold is owed");
+    assert_eq!(account.hold(&rows(1)).unwrap_err().kind, RefusalKind::Money);
+    assert!(account.hold(&[line(Meter::Elements, 1, 9)]).is_ok(), "what is free may go on");
+}
+
+#[test]
+fn cached_tokens_are_not_counted_twice() {
+    let prices = [(Meter::InputTokens, 10), (Meter::CachedInputTokens, 1), (Meter::OutputTokens, 100)];
+    let mut account = Account::new(call(), tariff(&prices), None);
+    let hold = account.hold(&[line(Meter::InputTokens, 1, 100), line(Meter::OutputTokens, 1, 50)]).unwrap();
+    // 90 of the 100 prompt tokens were found in the cache: 10 input and 90 cached, not 100 input and 90 cached.
+    let used =
+        [line(Meter::InputTokens, 1, 10), line(Meter::CachedInputTokens, 1, 90), line(Meter::OutputTokens, 1, 50)];
+    account.charge(hold, &used);
+    account.release(hold);
+    assert_eq!(account.exposure(), Ask { tokens: 150, cost: Money::from_pico(10 * 10 + 90 + 50 * 100) });
+    let row = account.end(2_000, 200, Outcome::Completed, "none").unwrap();
+    let sum: i64 = row.lines.iter().filter_map(|line| line.amount).sum();
+    assert_eq!(i128::from(sum), account.cost().pico());
+}
+
+#[test]
+fn a_quote_changes_nothing() {
+    let account = Account::new(call(), tariff(&[(Meter::Rows, 7)]), None);
+    let asked =
+        [line(Meter::Rows, 1, 2), line(Meter::Rows, 1, 3), line(Meter::Elements, 1, 4), line(Meter::Rows, 2, 0)];
+    let quoted: Vec<_> = account.quote(&asked).iter().map(|line| (line.meter, line.quantity, line.amount)).collect();
+    assert_eq!(quoted, [(Meter::Rows, 5, Some(35)), (Meter::Elements, 4, None)]);
+    let huge = account.quote(&[line(Meter::Rows, 1, u64::MAX), line(Meter::Rows, 1, 1)]);
+    assert_eq!((huge[0].quantity, huge[0].amount), (i64::MAX, Some(i64::MAX)));
+    assert_eq!((account.exposure(), account.used()), (Ask::default(), vec![]));
 }
 
 /// One step of a random life. `usize` picks one of the holds taken so far, live or not.
@@ -153,7 +253,7 @@ proptest! {
     /// only grow, the call ends exactly once and nothing follows the end.
     #[test]
     fn behaves_like_a_sum(steps in prop::collection::vec(some_step(), 0..60)) {
-        let mut account = Account::new(call());
+        let mut account = account();
         let mut used = Naive::new();
         let mut taken: Vec<(HoldId, Option<Naive>)> = Vec::new();
         let (mut closed, mut ended, mut opens, mut ends, mut last) = (false, false, 0, 0, Naive::new());
@@ -206,7 +306,9 @@ proptest! {
                                 prop_assert_eq!(&now, &used);
                                 last = now;
                             }
-                            Kind::Settle | Kind::Void => prop_assert!(false, "a frame does not end a call"),
+                            Kind::Settle | Kind::Void | Kind::Correct => {
+                                prop_assert!(false, "a frame does not end a call");
+                            }
                         }
                     }
                 }

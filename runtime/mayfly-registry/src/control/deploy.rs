@@ -28,7 +28,6 @@ impl Control {
     pub(super) async fn deploy_now(&self, request: DeployRequest) -> Result<Deployed, ControlError> {
         let project = self.records.project(request.project).await?.ok_or(ControlError::NotFound("project"))?;
         let mut problems = check(&request);
-        // Before the upload is read: a mistake in the manifest should not cost a minute of sending.
         let models = self.resolve(&project, &request.models, &mut problems).await?;
         if !problems.is_empty() {
             return Err(ControlError::Invalid(problems.join("; ")));
@@ -103,7 +102,6 @@ impl Control {
                 }
                 (digest, None)
             }
-            HandlerSource::Upload(bytes) => (self.put_component(bytes).await?.0, None),
             HandlerSource::Builtin(name) => self.store_builtin(&name).await?,
         };
         let pin = self.shared.pins.pin(digest).await;
@@ -122,10 +120,24 @@ impl Control {
         project: ProjectId,
         bytes: BoxStream<'static, Result<Bytes, ArtifactError>>,
     ) -> Result<(Digest, u64), ControlError> {
-        let (digest, length) = self.put_component(bytes).await?;
-        let _pin = self.shared.pins.pin(digest).await;
-        self.records.note_upload(project, digest, now()).await?;
-        Ok((digest, length))
+        let stored = self.artifacts.put(bytes, self.config.component_bytes_max).await;
+        let (digest, length) = stored.map_err(|error| match error {
+            ArtifactError::TooLarge { limit } => {
+                ControlError::TooLarge(format!("the component is longer than component_bytes_max = {limit}"))
+            }
+            other => other.into(),
+        })?;
+        let pin = self.shared.pins.pin(digest).await;
+        let noted = self.records.note_upload(project, digest, now()).await;
+        drop(pin);
+        match noted {
+            Ok(()) => Ok((digest, length)),
+            Err(error) => {
+                // The project may have been deleted meanwhile.
+                self.collect(digest).await;
+                Err(error.into())
+            }
+        }
     }
 
     /// Removes components that were uploaded long ago and never deployed.
@@ -135,18 +147,6 @@ impl Control {
             self.collect(digest).await;
         }
         Ok(())
-    }
-
-    async fn put_component(
-        &self,
-        bytes: BoxStream<'static, Result<Bytes, ArtifactError>>,
-    ) -> Result<(Digest, u64), ControlError> {
-        self.artifacts.put(bytes, self.config.component_bytes_max).await.map_err(|error| match error {
-            ArtifactError::TooLarge { limit } => {
-                ControlError::TooLarge(format!("the component is longer than component_bytes_max = {limit}"))
-            }
-            other => other.into(),
-        })
     }
 
     async fn store_builtin(&self, name: &str) -> Result<(Digest, Option<String>), ControlError> {

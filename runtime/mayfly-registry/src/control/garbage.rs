@@ -1,4 +1,5 @@
-//! Artifacts nobody refers to any more, removed without racing a deploy that is about to refer to them.
+//! Artifacts nobody refers to any more, and the compiled code made of them on this node, removed without racing a
+//! deploy that is about to refer to them.
 //!
 //! A workflow pins a digest from before it relies on the bytes until its record is written; what is pinned is not
 //! removed, and what is being removed is not pinned.
@@ -9,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mayfly_types::Digest;
 use tokio::sync::Notify;
 
-use crate::{Artifacts, Records};
+use super::{Control, Tools};
+use crate::{Artifacts, ControlError, Records};
 
 #[derive(Debug, Default)]
 pub(super) struct Pins {
@@ -74,7 +76,13 @@ impl Pins {
 
     /// Removes the artifact unless somebody refers to it or is about to. Trouble is logged: the bytes stay, and
     /// the record that was changed is changed.
-    pub(super) async fn collect(&self, records: &dyn Records, artifacts: &dyn Artifacts, digest: Digest) {
+    pub(super) async fn collect(
+        &self,
+        records: &dyn Records,
+        artifacts: &dyn Artifacts,
+        tools: &dyn Tools,
+        digest: Digest,
+    ) {
         let Some(_removal) = self.try_remove(digest) else { return };
         match records.is_referenced(digest).await {
             Ok(true) => {}
@@ -82,9 +90,42 @@ impl Pins {
                 if let Err(error) = artifacts.remove(digest).await {
                     tracing::warn!(%digest, ?error, "an artifact nobody refers to could not be removed");
                 }
+                // Calls that run on it go on: they have it mapped.
+                if let Err(error) = tools.remove_code(digest).await {
+                    tracing::warn!(%digest, ?error, "compiled code nobody refers to could not be removed");
+                }
             }
             Err(error) => tracing::warn!(%digest, ?error, "could not tell whether an artifact is still referred to"),
         }
+    }
+}
+
+impl Control {
+    /// Removes compiled code on this node that fits another engine or that nobody refers to: other nodes may have
+    /// removed the component. Trouble with the folder is logged; the next start tries again.
+    pub(super) async fn sweep_code(&self) -> Result<(), ControlError> {
+        let digests = match self.tools.stored_code().await {
+            Ok(digests) => digests,
+            Err(error) => {
+                tracing::warn!(%error, "the folder of compiled code could not be swept");
+                return Ok(());
+            }
+        };
+        let mut removed = 0_u32;
+        for digest in digests {
+            let Some(_removal) = self.shared.pins.try_remove(digest) else { continue };
+            if self.records.is_referenced(digest).await? {
+                continue;
+            }
+            match self.tools.remove_code(digest).await {
+                Ok(()) => removed = removed.saturating_add(1),
+                Err(error) => tracing::warn!(%digest, %error, "compiled code nobody refers to could not be removed"),
+            }
+        }
+        if removed > 0 {
+            tracing::info!(removed, "removed compiled code that no deployment uses");
+        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,16 @@ pub trait Tools: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`CompileError`]; nothing is stored.
     async fn compile(&self, wasm: &Path, digest: Digest) -> Result<ComponentInfo, CompileError>;
+    /// Components whose compiled code is stored on this node; code that fits another engine is removed first.
+    ///
+    /// # Errors
+    /// What the file system said.
+    async fn stored_code(&self) -> std::io::Result<Vec<Digest>>;
+    /// Removes stored code, if there is any. What is mapped stays mapped.
+    ///
+    /// # Errors
+    /// What the file system said.
+    async fn remove_code(&self, digest: Digest) -> std::io::Result<()>;
     /// Checks the model at `source` and stores it as `dest/<digest in hexadecimal digits>`. Blocking.
     ///
     /// # Errors
@@ -40,6 +50,14 @@ impl Tools for HostTools {
 
     async fn compile(&self, wasm: &Path, digest: Digest) -> Result<ComponentInfo, CompileError> {
         self.host.compile(wasm, digest).await
+    }
+
+    async fn stored_code(&self) -> std::io::Result<Vec<Digest>> {
+        self.host.stored_code().await
+    }
+
+    async fn remove_code(&self, digest: Digest) -> std::io::Result<()> {
+        self.host.remove_code(digest).await
     }
 
     fn import(&self, source: &Path, dest: &Path) -> Result<Imported, ImportError> {

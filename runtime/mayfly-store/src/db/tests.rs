@@ -6,9 +6,10 @@ fn open(folder: &Path) -> Db {
     let path = folder.join("db");
     std::fs::File::create(&path).unwrap();
     let prepare = |connection: &mut Connection| {
-        Ok::<_, DbError>(connection.execute_batch("CREATE TABLE t (x INTEGER UNIQUE, filler BLOB)")?)
+        connection.execute_batch("CREATE TABLE t (x INTEGER UNIQUE, filler BLOB)")?;
+        Ok::<_, DbError>(Node { id: [1; 16], boot: 1 })
     };
-    Db::open(&path, (), prepare).unwrap()
+    Db::open(Opening { path: &path, fsync: Fsync::None }, (), prepare).unwrap().0
 }
 
 async fn insert(db: &Db, x: i64) -> Result<(), DbError> {
@@ -89,4 +90,49 @@ async fn readers_cannot_write_and_a_closed_store_says_so() {
     assert!(matches!(db.read(|_connection| Ok(())).await, Err(DbError::Closed)));
     let file = Connection::open(folder.path().join("db")).unwrap();
     assert_eq!(file.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_log_is_folded_while_writers_go_on_and_does_not_grow() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = open(folder.path());
+    // 120 MiB of pages through the log, more than it may ever hold.
+    for _ in 0..120 {
+        db.write(|connection| {
+            connection.execute_batch("DELETE FROM t; INSERT INTO t VALUES (1, zeroblob(1000000))")?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+    let log = std::fs::metadata(folder.path().join("db-wal")).unwrap().len();
+    assert!(log < 80 << 20, "{log} bytes of log");
+    db.close().await;
+    assert_eq!(all_after_close(folder.path()), [1]);
+}
+
+#[tokio::test]
+async fn a_store_that_waits_for_the_disk_writes_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    std::fs::File::create(&path).unwrap();
+    let prepare = |connection: &mut Connection| {
+        connection.execute_batch("CREATE TABLE t (x INTEGER)")?;
+        Ok::<_, DbError>(Node { id: [1; 16], boot: 1 })
+    };
+    let (db, _) = Db::open(Opening { path: &path, fsync: Fsync::Group }, (), prepare).unwrap();
+    let full = |connection: &Connection| {
+        connection.execute("INSERT INTO t VALUES (1)", [])?;
+        Ok(connection.pragma_query_value(None, "synchronous", |row| row.get::<_, i64>(0))?)
+    };
+    assert_eq!(db.write(full).await.unwrap(), 2, "synchronous is FULL");
+    db.close().await;
+    db.close().await;
+    assert_eq!(all_after_close(folder.path()), [1]);
+}
+
+fn all_after_close(folder: &Path) -> Vec<i64> {
+    let file = Connection::open(folder.join("db")).unwrap();
+    let mut statement = file.prepare("SELECT x FROM t ORDER BY x").unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }

@@ -1,104 +1,80 @@
-//! Between stored values and the ledger's types.
+//! Stored rows back as the ledger's types.
 
 use std::sync::Arc;
 
-use mayfly_ledger::{Call, Channel, CountedBy, Kind, Outcome, RowLine};
-use mayfly_types::{Meter, ModelId};
-use rusqlite::{Connection, params};
+use mayfly_ledger::{Call, Row, RowLine};
+use mayfly_types::{DeploymentId, KeyId, ModelId, ProjectId, RequestId, RevisionId, TenantId};
+use rusqlite::{Connection, OptionalExtension as _};
 
+use super::lines::{self, Line};
+use super::words;
 use crate::DbError;
 
-/// The columns [`call`] reads, in its order.
-pub(super) const CALL_COLUMNS: &str = "c.id, c.parent, c.root, c.attempt, c.tenant, c.payer, c.project, c.requested, \
-     c.served, c.revision, c.deployment_name, c.key, c.end_user, c.channel, c.counted_by, c.opened_at";
+/// What [`row`] reads, of `ledger l JOIN ledger_subject s ON s.id = l.subject`.
+pub(super) const COLUMNS: &str = "l.kind, l.call, l.part, l.opened_at, l.at, l.outcome, l.status, l.cold, l.duration, \
+     l.end_user, l.parent, l.root, l.attempt, l.lines, s.tenant, s.payer, s.project, s.requested, s.served, \
+     s.revision, s.deployment_name, s.key, s.channel, s.counted_by";
 
-/// A call from the first sixteen columns of a row.
-pub(super) fn call(row: &rusqlite::Row<'_>) -> Result<Call, DbError> {
-    let id = RequestIdBytes(row.get(0)?);
-    let tenant: [u8; 16] = row.get(4)?;
-    let requested: [u8; 16] = row.get(7)?;
-    let (channel, counted_by): (String, String) = (row.get(13)?, row.get(14)?);
-    let name: String = row.get(10)?;
-    Ok(Call {
-        id: id.id(),
-        parent: row.get::<_, Option<[u8; 16]>>(1)?.map(|bytes| RequestIdBytes(bytes).id()),
-        root: RequestIdBytes(row.get::<_, Option<[u8; 16]>>(2)?.unwrap_or(id.0)).id(),
-        attempt: row.get(3)?,
-        tenant: mayfly_types::TenantId::from_bytes(tenant),
-        payer: mayfly_types::TenantId::from_bytes(row.get::<_, Option<[u8; 16]>>(5)?.unwrap_or(tenant)),
-        project: mayfly_types::ProjectId::from_bytes(row.get(6)?),
-        requested: mayfly_types::DeploymentId::from_bytes(requested),
-        served: mayfly_types::DeploymentId::from_bytes(row.get::<_, Option<[u8; 16]>>(8)?.unwrap_or(requested)),
-        revision: mayfly_types::RevisionId::from_bytes(row.get(9)?),
-        deployment_name: name.parse().map_err(|error| DbError::damaged("call", error))?,
-        key: mayfly_types::KeyId::from_bytes(row.get(11)?),
-        end_user: row.get::<_, Option<String>>(12)?.map(Into::into),
-        channel: word(Channel::ALL, |channel| channel.as_str(), &channel)?,
-        counted_by: word(CountedBy::ALL, |by| by.as_str(), &counted_by)?,
-        opened_at: row.get(15)?,
+/// A row and its part; lines stay as they are stored.
+pub(super) fn row(row: &rusqlite::Row<'_>) -> Result<(Row, i64, Option<String>), DbError> {
+    let id = RequestId::from_bytes(row.get(1)?);
+    let name: String = row.get(20)?;
+    let root: Option<[u8; 16]> = row.get(11)?;
+    let call = Call {
+        id,
+        parent: row.get::<_, Option<[u8; 16]>>(10)?.map(RequestId::from_bytes),
+        root: root.map_or(id, RequestId::from_bytes),
+        attempt: row.get::<_, Option<u32>>(12)?.unwrap_or(1),
+        tenant: TenantId::from_bytes(row.get(14)?),
+        payer: TenantId::from_bytes(row.get(15)?),
+        project: ProjectId::from_bytes(row.get(16)?),
+        requested: DeploymentId::from_bytes(row.get(17)?),
+        served: DeploymentId::from_bytes(row.get(18)?),
+        revision: RevisionId::from_bytes(row.get(19)?),
+        deployment_name: name.parse().map_err(|error| DbError::damaged("ledger subject", error))?,
+        key: KeyId::from_bytes(row.get(21)?),
+        end_user: row.get::<_, Option<String>>(9)?.map(Into::into),
+        channel: words::channel_of(row.get(22)?)?,
+        counted_by: words::counted_by_of(row.get(23)?)?,
+        opened_at: row.get(3)?,
+    };
+    let stored = Row {
+        kind: words::kind_of(row.get(0)?)?,
+        call: Arc::new(call),
+        at: row.get(4)?,
+        lines: Vec::new(),
+        outcome: row.get::<_, Option<i64>>(5)?.map(words::outcome_of).transpose()?,
+        status: row.get(6)?,
+        cold: row.get::<_, Option<i64>>(7)?.map(words::cold_of).transpose()?,
+        duration_micros: row.get(8)?,
+    };
+    Ok((stored, row.get(2)?, row.get(13)?))
+}
+
+/// Stored lines with their models.
+pub(super) fn lines(connection: &Connection, text: Option<&str>) -> Result<Vec<RowLine>, DbError> {
+    let Some(text) = text else { return Ok(Vec::new()) };
+    let mut stored = Vec::new();
+    lines::read(text, &mut stored)?;
+    stored.iter().map(|line| row_line(connection, line)).collect()
+}
+
+fn row_line(connection: &Connection, line: &Line) -> Result<RowLine, DbError> {
+    Ok(RowLine {
+        meter: words::meter_of(line.meter)?,
+        model: model(connection, line.model)?,
+        quantity: line.quantity,
+        price: line.priced.map(|(price, _)| price),
+        amount: line.priced.map(|(_, amount)| amount),
     })
 }
 
-struct RequestIdBytes([u8; 16]);
-
-impl RequestIdBytes {
-    fn id(&self) -> mayfly_types::RequestId {
-        mayfly_types::RequestId::from_bytes(self.0)
-    }
-}
-
-/// The value of `all` whose text is `text`.
-fn word<T: Copy>(all: &[T], text_of: impl Fn(T) -> &'static str, text: &str) -> Result<T, DbError> {
-    let found = all.iter().copied().find(|value| text_of(*value) == text);
-    found.ok_or_else(|| DbError::damaged("ledger row", format_args!("`{text}` is not a word of it")))
-}
-
-pub(super) fn kind(text: &str) -> Result<Kind, DbError> {
-    word(Kind::ALL, |kind| kind.as_str(), text)
-}
-
-pub(super) fn outcome(text: &str) -> Result<Outcome, DbError> {
-    word(&Outcome::ALL, |outcome| outcome.as_str(), text)
-}
-
-pub(super) fn meter(text: &str) -> Result<Meter, DbError> {
-    word(&Meter::ALL, |meter| meter.as_str(), text)
-}
-
-/// `model` as `ledger_line` keeps it: empty for none.
-pub(super) fn model_bytes(model: Option<ModelId>) -> Vec<u8> {
-    model.map(|model| model.to_bytes().to_vec()).unwrap_or_default()
-}
-
-/// The reverse of [`model_bytes`].
-pub(super) fn model(bytes: &[u8]) -> Result<Option<ModelId>, DbError> {
-    if bytes.is_empty() {
+fn model(connection: &Connection, id: i64) -> Result<Option<ModelId>, DbError> {
+    if id == 0 {
         return Ok(None);
     }
-    let bytes = bytes.try_into().map_err(|error| DbError::damaged("ledger line", error))?;
-    Ok(Some(ModelId::from_bytes(bytes)))
-}
-
-/// Usage of one call, by meter and model.
-pub(super) fn lines(connection: &Connection, call: [u8; 16]) -> Result<Vec<RowLine>, DbError> {
-    let sql = "SELECT meter, model, quantity, price, amount FROM ledger_line WHERE call = ?1";
-    let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params![call])?;
-    let mut lines = Vec::new();
-    while let Some(row) = rows.next()? {
-        lines.push(RowLine {
-            meter: meter(row.get_ref(0)?.as_str().map_err(|error| DbError::damaged("ledger line", error))?)?,
-            model: model(row.get_ref(1)?.as_blob().map_err(|error| DbError::damaged("ledger line", error))?)?,
-            quantity: row.get(2)?,
-            price: row.get(3)?,
-            amount: row.get(4)?,
-        });
-    }
-    lines.sort_by_key(|line| (line.meter, line.model));
-    Ok(lines)
-}
-
-/// Shared text of the few words `cold` can be.
-pub(super) fn shared(text: Option<String>) -> Option<Arc<str>> {
-    text.map(Into::into)
+    let sql = "SELECT model FROM ledger_model WHERE id = ?1";
+    let bytes: Option<[u8; 16]> = connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?;
+    let missing = || DbError::damaged("ledger row", format_args!("model {id} is not there"));
+    bytes.map(|bytes| Some(ModelId::from_bytes(bytes))).ok_or_else(missing)
 }

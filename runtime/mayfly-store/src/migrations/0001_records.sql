@@ -1,4 +1,5 @@
--- Records. Ids are 16 bytes, digests and hashes 32, times microseconds since the Unix epoch.
+-- Records. Ids are 16 bytes, digests and hashes 32, times microseconds since the Unix epoch. `limits` is a level's
+-- limits as JSON, null where it has none.
 
 -- One row for each node that has opened this database; `boot` counts its starts.
 CREATE TABLE node (
@@ -16,33 +17,48 @@ CREATE TABLE change (
     UNIQUE (kind, id)
 ) STRICT;
 
+-- What was deleted stays readable by id: the ledger names it.
 CREATE TABLE tenant (
     id         BLOB PRIMARY KEY,
-    name       TEXT NOT NULL UNIQUE,
-    created_at INTEGER NOT NULL
+    name       TEXT NOT NULL,
+    limits     TEXT,
+    created_at INTEGER NOT NULL,
+    deleted_at INTEGER
 ) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX tenant_name ON tenant (name) WHERE deleted_at IS NULL;
 
 CREATE TABLE project (
     id         BLOB PRIMARY KEY,
     tenant     BLOB NOT NULL REFERENCES tenant (id),
-    name       TEXT NOT NULL UNIQUE,
-    created_at INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX project_tenant ON project (tenant);
-
-CREATE TABLE key (
-    id         BLOB PRIMARY KEY,
-    tenant     BLOB REFERENCES tenant (id),
-    project    BLOB REFERENCES project (id),
-    label      TEXT NOT NULL,
-    prefix     TEXT NOT NULL,
-    hash       BLOB NOT NULL UNIQUE,
-    scopes     TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    limits     TEXT,
     created_at INTEGER NOT NULL,
-    expires_at INTEGER,
-    revoked_at INTEGER
+    deleted_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX project_name ON project (name) WHERE deleted_at IS NULL;
+CREATE INDEX project_tenant ON project (tenant) WHERE deleted_at IS NULL;
+
+-- `deployments`: the only ones it may call, as JSON, null for all in reach. `slot`: it is one of the two keys that
+-- deployment `slot_of` has for itself.
+CREATE TABLE key (
+    id           BLOB PRIMARY KEY,
+    tenant       BLOB REFERENCES tenant (id),
+    project      BLOB REFERENCES project (id),
+    label        TEXT NOT NULL,
+    prefix       TEXT NOT NULL,
+    hash         BLOB NOT NULL UNIQUE,
+    scopes       TEXT NOT NULL,
+    deployments  TEXT,
+    slot_of      BLOB REFERENCES deployment (id),
+    slot         TEXT,
+    limits       TEXT,
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER,
+    revoked_at   INTEGER,
+    last_used_at INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX key_tenant ON key (tenant);
+CREATE UNIQUE INDEX key_slot ON key (slot_of, slot) WHERE slot IS NOT NULL AND revoked_at IS NULL;
 
 -- `owner` is a project, or null: the host. A row without its name stays readable by id.
 CREATE TABLE model (
@@ -63,6 +79,7 @@ CREATE TABLE deployment (
     project    BLOB NOT NULL REFERENCES project (id),
     name       TEXT NOT NULL,
     active     BLOB REFERENCES revision (id),
+    limits     TEXT,
     created_at INTEGER NOT NULL,
     changed_at INTEGER NOT NULL,
     deleted_at INTEGER
@@ -97,3 +114,18 @@ CREATE TABLE upload (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX upload_digest ON upload (digest);
 CREATE INDEX upload_at ON upload (at);
+
+-- What was changed on the control plane, by whom: written with the change. `actor`: the key; null is the system.
+CREATE TABLE audit (
+    id      INTEGER PRIMARY KEY,
+    at      INTEGER NOT NULL,
+    actor   BLOB,
+    request BLOB,
+    tenant  BLOB,
+    project BLOB,
+    action  TEXT NOT NULL,
+    target  TEXT NOT NULL,
+    details TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_at ON audit (at);
+CREATE INDEX audit_tenant ON audit (tenant);

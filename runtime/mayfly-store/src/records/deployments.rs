@@ -1,11 +1,15 @@
 //! Deployments and their revisions.
 
-use mayfly_registry::{ChangeKind, Deployment, Revision, RevisionSpec};
-use mayfly_types::{DeploymentId, Digest, Name, ProjectId, RevisionId};
+use mayfly_registry::{Active, AuditEntry, ChangeKind, Deployment, Revision, RevisionSpec};
+use mayfly_types::{DeploymentId, Digest, LevelLimits, Name, ProjectId, RevisionId};
 use rusqlite::{Connection, Row, params};
+use serde_json::json;
 
+use super::audit::{By, enter, enter_for_project};
 use super::changes::note;
-use super::rows::{execute, insert, is_true, json, many, name, one, to_json};
+use super::keys;
+use super::rows::{execute, insert, is_true, json, limits, many, name, one, to_json};
+use super::tenants;
 use crate::DbError;
 
 fn to_deployment(row: &Row<'_>) -> Result<Deployment, DbError> {
@@ -14,6 +18,7 @@ fn to_deployment(row: &Row<'_>) -> Result<Deployment, DbError> {
         project: ProjectId::from_bytes(row.get("project")?),
         name: name(row, "name")?,
         active: row.get::<_, Option<_>>("active")?.map(RevisionId::from_bytes),
+        limits: limits(row)?,
         created_at: row.get("created_at")?,
     })
 }
@@ -30,6 +35,7 @@ fn to_revision(row: &Row<'_>) -> Result<Revision, DbError> {
 
 pub(super) fn deploy(
     connection: &Connection,
+    by: By,
     project: ProjectId,
     name: &Name,
     spec: &RevisionSpec,
@@ -60,11 +66,27 @@ pub(super) fn deploy(
     };
     add_revision(connection, &revision)?;
     make_active(connection, deployment.id, revision.id, at)?;
+    // Neither values nor names of the configuration: there may be secrets in it.
+    let details = json!({
+        "revision": revision.number,
+        "handler": spec.handler.digest,
+        "models": spec.models.keys().collect::<Vec<_>>(),
+    });
+    let target = |project: &str| format!("{project}/{name}");
+    enter_for_project(connection, by, project, "deployment.deploy", target, details)?;
     Ok((Deployment { active: Some(revision.id), ..deployment }, revision, true))
 }
 
 fn create(connection: &Connection, project: ProjectId, name: &Name, at: i64) -> Result<Deployment, DbError> {
-    let deployment = Deployment { id: DeploymentId::new(), project, name: name.clone(), active: None, created_at: at };
+    tenants::live_project(connection, project)?;
+    let deployment = Deployment {
+        id: DeploymentId::new(),
+        project,
+        name: name.clone(),
+        active: None,
+        limits: LevelLimits::default(),
+        created_at: at,
+    };
     insert(
         connection,
         "INSERT INTO deployment (id, project, name, created_at, changed_at) VALUES (?1, ?2, ?3, ?4, ?4)",
@@ -119,14 +141,14 @@ pub(super) fn named(connection: &Connection, project: ProjectId, name: &str) -> 
     one(connection, sql, params![project.to_bytes(), name], to_deployment)
 }
 
-pub(super) fn active_named(
-    connection: &Connection,
-    project: ProjectId,
-    name: &str,
-) -> Result<Option<(Deployment, Revision)>, DbError> {
-    let Some(deployment) = named(connection, project, name)? else { return Ok(None) };
+pub(super) fn active_named(connection: &Connection, project: &str, name: &str) -> Result<Option<Active>, DbError> {
+    let Some(project) = tenants::project_named(connection, project)? else { return Ok(None) };
+    let Some(deployment) = named(connection, project.id, name)? else { return Ok(None) };
     let Some(active) = deployment.active else { return Ok(None) };
-    Ok(revision(connection, active)?.map(|revision| (deployment, revision)))
+    let Some(revision) = revision(connection, active)? else { return Ok(None) };
+    let tenant = tenants::tenant(connection, project.tenant)?;
+    let tenant = tenant.ok_or_else(|| DbError::damaged("project", "its tenant is missing"))?;
+    Ok(Some(Active { tenant, project, deployment, revision }))
 }
 
 pub(super) fn page(
@@ -147,26 +169,30 @@ pub(super) fn count(connection: &Connection) -> Result<u64, DbError> {
 
 pub(super) fn activate(
     connection: &Connection,
+    by: By,
     id: DeploymentId,
     revision_id: RevisionId,
     at: i64,
 ) -> Result<(), DbError> {
     let Some(deployment) = by_id(connection, id)? else { return Err(DbError::NotFound("deployment")) };
-    if revision(connection, revision_id)?.is_none_or(|revision| revision.deployment != id) {
-        return Err(DbError::NotFound("revision"));
-    }
+    let revision = revision(connection, revision_id)?.filter(|revision| revision.deployment == id);
+    let revision = revision.ok_or(DbError::NotFound("revision"))?;
     if deployment.active == Some(revision_id) {
         return Ok(());
     }
-    make_active(connection, id, revision_id, at)
+    make_active(connection, id, revision_id, at)?;
+    let target = |project: &str| format!("{project}/{}", deployment.name);
+    let details = json!({ "revision": revision.number });
+    enter_for_project(connection, by, deployment.project, "deployment.rollback", target, details)
 }
 
-pub(super) fn delete(connection: &Connection, id: DeploymentId, at: i64) -> Result<(), DbError> {
-    let sql = "UPDATE deployment SET deleted_at = ?2 WHERE id = ?1 AND deleted_at IS NULL";
-    match execute(connection, sql, params![id.to_bytes(), at])? {
-        0 => Err(DbError::NotFound("deployment")),
-        _ => note(connection, &ChangeKind::Deployment(id)),
-    }
+pub(super) fn delete(connection: &Connection, by: By, id: DeploymentId, at: i64) -> Result<(), DbError> {
+    let deployment = by_id(connection, id)?.ok_or(DbError::NotFound("deployment"))?;
+    execute(connection, "UPDATE deployment SET deleted_at = ?2 WHERE id = ?1", params![id.to_bytes(), at])?;
+    note(connection, &ChangeKind::Deployment(id))?;
+    keys::end_of_slots(connection, id, at)?;
+    let target = |project: &str| format!("{project}/{}", deployment.name);
+    enter_for_project(connection, by, deployment.project, "deployment.delete", target, json!({ "id": id }))
 }
 
 pub(super) fn revision(connection: &Connection, id: RevisionId) -> Result<Option<Revision>, DbError> {
@@ -178,15 +204,43 @@ pub(super) fn revisions(connection: &Connection, deployment: DeploymentId) -> Re
     many(connection, sql, [deployment.to_bytes()], to_revision)
 }
 
-pub(super) fn note_upload(connection: &Connection, project: ProjectId, digest: Digest, at: i64) -> Result<(), DbError> {
+pub(super) fn note_upload(
+    connection: &Connection,
+    by: By,
+    project: ProjectId,
+    digest: Digest,
+    at: i64,
+) -> Result<(), DbError> {
+    tenants::live_project(connection, project)?;
     let sql = "INSERT INTO upload (project, digest, at) VALUES (?1, ?2, ?3)
                ON CONFLICT (project, digest) DO UPDATE SET at = ?3";
-    execute(connection, sql, params![project.to_bytes(), digest.as_bytes(), at]).map(drop)
+    execute(connection, sql, params![project.to_bytes(), digest.as_bytes(), at])?;
+    let target = |project: &str| format!("{project}/{digest}");
+    enter_for_project(connection, by, project, "artifact.upload", target, json!({}))
 }
 
-pub(super) fn forget_uploads(connection: &Connection, before: i64) -> Result<Vec<Digest>, DbError> {
+pub(super) fn forget_uploads(connection: &Connection, by: By, before: i64) -> Result<Vec<Digest>, DbError> {
     let sql = "DELETE FROM upload WHERE at < ?1 RETURNING digest";
-    many(connection, sql, [before], |row| Ok(Digest::from_bytes(row.get("digest")?)))
+    let forgotten = many(connection, sql, [before], |row| Ok(Digest::from_bytes(row.get("digest")?)))?;
+    if !forgotten.is_empty() {
+        let target = format!("{} uploads", forgotten.len());
+        let details = json!({ "noted_before": before });
+        let entry = AuditEntry { tenant: None, project: None, action: "artifact.forget", target, details };
+        enter(connection, by, &entry)?;
+    }
+    Ok(forgotten)
+}
+
+/// A project that goes takes its uploads with it.
+pub(super) fn forget_uploads_of(connection: &Connection, project: ProjectId) -> Result<Vec<Digest>, DbError> {
+    let sql = "DELETE FROM upload WHERE project = ?1 RETURNING digest";
+    many(connection, sql, [project.to_bytes()], |row| Ok(Digest::from_bytes(row.get("digest")?)))
+}
+
+/// Names of a project's deployments.
+pub(super) fn names(connection: &Connection, project: ProjectId) -> Result<Vec<String>, DbError> {
+    let sql = "SELECT name FROM deployment WHERE project = ?1 AND deleted_at IS NULL ORDER BY name";
+    many(connection, sql, [project.to_bytes()], |row| Ok(row.get(0)?))
 }
 
 pub(super) fn may_deploy(connection: &Connection, project: ProjectId, digest: Digest) -> Result<bool, DbError> {

@@ -1,15 +1,15 @@
 //! Model packages under names.
 
-use mayfly_registry::{ChangeKind, Model, Owner};
-use mayfly_types::{Digest, ModelId, ProjectId};
+use mayfly_registry::{AuditEntry, ChangeKind, Model, Owner};
+use mayfly_types::{Digest, ModelId, Name, ProjectId};
 use rusqlite::{Connection, Row, params};
+use serde_json::json;
 
+use super::audit::{By, enter, enter_for_project};
 use super::changes::note;
 use super::rows::{self, execute, many, name, one};
+use super::tenants;
 use crate::DbError;
-
-/// How many deployments a refusal names.
-const USERS_NAMED_MAX: usize = 5;
 
 fn owner_bytes(owner: Owner) -> Option<[u8; 16]> {
     match owner {
@@ -31,8 +31,12 @@ fn to_model(row: &Row<'_>) -> Result<Model, DbError> {
     })
 }
 
-pub(super) fn insert(connection: &Connection, model: &Model) -> Result<(), DbError> {
-    if let Some(older) = named(connection, model.owner, model.name.as_str())? {
+pub(super) fn insert(connection: &Connection, by: By, model: &Model) -> Result<(), DbError> {
+    if let Owner::Project(project) = model.owner {
+        tenants::live_project(connection, project)?;
+    }
+    let older = named(connection, model.owner, model.name.as_str())?;
+    if let Some(older) = &older {
         unname(connection, older.id)?;
     }
     rows::insert(
@@ -50,7 +54,30 @@ pub(super) fn insert(connection: &Connection, model: &Model) -> Result<(), DbErr
         || format!("there is a model `{}` already", model.name),
         "project",
     )?;
-    note(connection, &ChangeKind::Model(model.id))
+    note(connection, &ChangeKind::Model(model.id))?;
+    let details = json!({ "id": model.id, "digest": model.digest, "replaces": older.map(|older| older.id) });
+    tell(connection, by, model.owner, &model.name, "model.import", details)
+}
+
+/// Writes down a change of the model of that name.
+fn tell(
+    connection: &Connection,
+    by: By,
+    owner: Owner,
+    name: &Name,
+    action: &'static str,
+    details: serde_json::Value,
+) -> Result<(), DbError> {
+    match owner {
+        Owner::Project(project) => {
+            enter_for_project(connection, by, project, action, |project| format!("{project}/{name}"), details)
+        }
+        Owner::Host => enter(
+            connection,
+            by,
+            &AuditEntry { tenant: None, project: None, action, target: name.to_string(), details },
+        ),
+    }
 }
 
 pub(super) fn by_id(connection: &Connection, id: ModelId) -> Result<Option<Model>, DbError> {
@@ -72,31 +99,41 @@ pub(super) fn all(connection: &Connection, project: Option<ProjectId>) -> Result
     }
 }
 
-pub(super) fn approve(connection: &Connection, id: ModelId) -> Result<(), DbError> {
-    match execute(connection, "UPDATE model SET approved = 1 WHERE id = ?1 AND named = 1", [id.to_bytes()])? {
-        0 => Err(DbError::NotFound("model")),
-        _ => note(connection, &ChangeKind::Model(id)),
-    }
+/// The model with this id, if it still has its name.
+fn still_named(connection: &Connection, id: ModelId) -> Result<Model, DbError> {
+    let found = one(connection, "SELECT * FROM model WHERE id = ?1 AND named = 1", [id.to_bytes()], to_model)?;
+    found.ok_or(DbError::NotFound("model"))
 }
 
-pub(super) fn remove(connection: &Connection, id: ModelId) -> Result<(), DbError> {
-    let sql = "SELECT name FROM model WHERE id = ?1 AND named = 1";
-    let Some(model) = one(connection, sql, [id.to_bytes()], |row| name(row, "name"))? else {
-        return Err(DbError::NotFound("model"));
-    };
+pub(super) fn approve(connection: &Connection, by: By, id: ModelId) -> Result<(), DbError> {
+    let model = still_named(connection, id)?;
+    if model.approved {
+        return Ok(());
+    }
+    execute(connection, "UPDATE model SET approved = 1 WHERE id = ?1", [id.to_bytes()])?;
+    note(connection, &ChangeKind::Model(id))?;
+    tell(connection, by, model.owner, &model.name, "model.approve", json!({ "id": id, "digest": model.digest }))
+}
+
+pub(super) fn remove(connection: &Connection, by: By, id: ModelId) -> Result<(), DbError> {
+    let model = still_named(connection, id)?;
     let sql = "SELECT deployment.name FROM revision_model
                JOIN deployment ON deployment.active = revision_model.revision
                WHERE revision_model.model = ?1 AND deployment.deleted_at IS NULL ORDER BY 1";
     let users = many(connection, sql, [id.to_bytes()], |row| Ok(row.get::<_, String>(0)?))?;
     if users.is_empty() {
-        return unname(connection, id);
+        unname(connection, id)?;
+        return tell(connection, by, model.owner, &model.name, "model.remove", json!({ "id": id }));
     }
-    let more = users.len().saturating_sub(USERS_NAMED_MAX);
-    let mut text = users.iter().take(USERS_NAMED_MAX).map(|user| format!("`{user}`")).collect::<Vec<_>>().join(", ");
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
-    Err(DbError::Taken(format!("model `{model}` is used by {text}; deploy without it, or delete them, first")))
+    let users = rows::listed(&users);
+    Err(DbError::Taken(format!("model `{}` is used by {users}; deploy without it, or delete them, first", model.name)))
+}
+
+/// A project that goes takes its models with it; their packages.
+pub(super) fn remove_of_project(connection: &Connection, project: ProjectId) -> Result<Vec<Digest>, DbError> {
+    let own = many(connection, "SELECT * FROM model WHERE owner = ?1 AND named = 1", [project.to_bytes()], to_model)?;
+    own.iter().try_for_each(|model| unname(connection, model.id))?;
+    Ok(own.into_iter().map(|model| model.digest).collect())
 }
 
 fn unname(connection: &Connection, id: ModelId) -> Result<(), DbError> {

@@ -1,6 +1,7 @@
 //! From rows to values and back; what a constraint means to the caller.
 
-use mayfly_types::Name;
+use mayfly_types::{LevelLimits, Name};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row, ffi};
 use serde::de::DeserializeOwned;
 
@@ -69,6 +70,32 @@ pub(super) fn name(row: &Row<'_>, column: &str) -> Result<Name, DbError> {
 pub(super) fn json<T: DeserializeOwned>(row: &Row<'_>, column: &'static str) -> Result<T, DbError> {
     serde_json::from_str(row.get_ref(column)?.as_str().map_err(|error| DbError::damaged(column, error))?)
         .map_err(|error| DbError::damaged(column, error))
+}
+
+/// A level's limits as stored.
+pub(super) fn limits(row: &Row<'_>) -> Result<LevelLimits, DbError> {
+    match row.get_ref("limits")? {
+        ValueRef::Null => Ok(LevelLimits::default()),
+        _text => json(row, "limits"),
+    }
+}
+
+/// The text to store of a level's limits: none if it has none.
+pub(super) fn limits_text(limits: &LevelLimits) -> Result<Option<String>, DbError> {
+    (*limits != LevelLimits::default()).then(|| to_json(limits)).transpose()
+}
+
+/// How many names a refusal lists.
+const NAMES_LISTED_MAX: usize = 5;
+
+/// The names of what is in the way, for people.
+pub(super) fn listed(names: &[String]) -> String {
+    let mut text = names.iter().take(NAMES_LISTED_MAX).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(NAMES_LISTED_MAX);
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
 }
 
 /// The JSON text to store.

@@ -8,11 +8,11 @@ use mayfly_types::*;
 use crate::world::{info, name};
 
 fn tenant(text: &str) -> Tenant {
-    Tenant { id: TenantId::new(), name: name(text), created_at: 1 }
+    Tenant { id: TenantId::new(), name: name(text), limits: LevelLimits::default(), created_at: 1 }
 }
 
 fn project(tenant: &Tenant, text: &str) -> Project {
-    Project { id: ProjectId::new(), tenant: tenant.id, name: name(text), created_at: 2 }
+    Project { id: ProjectId::new(), tenant: tenant.id, name: name(text), limits: LevelLimits::default(), created_at: 2 }
 }
 
 fn key(tenant: Option<TenantId>, scope: KeyScope) -> Key {
@@ -25,9 +25,13 @@ fn key(tenant: Option<TenantId>, scope: KeyScope) -> Key {
         prefix: secret.prefix(),
         hash: hash_secret(secret.expose()),
         scopes: vec![scope],
+        deployments: Vec::new(),
+        slot: None,
+        limits: Default::default(),
         created_at: 3,
         expires_at: Some(1_000),
         revoked_at: None,
+        last_used_at: None,
     }
 }
 
@@ -68,7 +72,10 @@ pub(crate) async fn conforms(records: &dyn Records) {
     keys(records, &ours).await;
     models(records, &ours, &theirs).await;
     deployments(records, &ours, &theirs).await;
+    limits(records, &ours).await;
+    slots(records, &ours).await;
     changes(records, &ours).await;
+    deletion(records).await;
 }
 
 async fn owners(records: &dyn Records) -> (Project, Project) {
@@ -199,6 +206,70 @@ async fn deployments(records: &dyn Records, ours: &Project, theirs: &Project) {
     assert_eq!((fresh.id == deployment.id, revision.number), (false, 1));
 }
 
+fn tokens(per_minute: u64) -> LevelLimits {
+    LevelLimits { tokens_per_minute: Some(per_minute), ..LevelLimits::default() }
+}
+
+async fn limits(records: &dyn Records, ours: &Project) {
+    let (pool, tenant) = (LevelId::Project(ours.id), LevelId::Tenant(ours.tenant));
+    let (a, ..) = records.deploy(ours.id, &name("la"), &spec(b"one", &[]), 22).await.unwrap();
+    let (b, ..) = records.deploy(ours.id, &name("lb"), &spec(b"one", &[]), 22).await.unwrap();
+    let (la, lb) = (LevelId::Deployment(a.id), LevelId::Deployment(b.id));
+    let spend = LevelLimits {
+        spend: Some(SpendCap { amount: Money::from_pico(5), per: Period::Day }),
+        prepaid: true,
+        ..LevelLimits::default()
+    };
+    records.set_limits(tenant, &spend, 23).await.unwrap();
+    assert_eq!(records.tenant(ours.tenant).await.unwrap().unwrap().limits, spend);
+    records.set_limits(la, &tokens(60), 23).await.unwrap();
+    assert!(is_taken(records.set_limits(pool, &tokens(59), 23).await));
+    records.set_limits(pool, &tokens(100), 23).await.unwrap();
+    assert!(is_taken(records.set_limits(lb, &tokens(41), 23).await));
+    records.set_limits(lb, &tokens(40), 23).await.unwrap();
+    let active = records.active_named("ours", "lb").await.unwrap().unwrap();
+    let seen = (active.tenant.limits, active.project.limits, active.deployment.limits);
+    assert_eq!(seen, (spend, tokens(100), tokens(40)));
+    assert_eq!((active.tenant.id, active.project.id, active.deployment.id), (ours.tenant, ours.id, b.id));
+    assert_eq!(active.deployment.active, Some(active.revision.id));
+    assert_eq!(records.active_named("theirs", "lb").await.unwrap(), None);
+    assert_eq!(records.active_named("nobody", "lb").await.unwrap(), None);
+    // What is deleted gives back.
+    records.delete_deployment(a.id, 24).await.unwrap();
+    records.set_limits(lb, &tokens(100), 24).await.unwrap();
+    assert!(is_missing(records.set_limits(la, &tokens(1), 24).await));
+    for level in [tenant, pool, lb] {
+        records.set_limits(level, &LevelLimits::default(), 25).await.unwrap();
+    }
+}
+
+async fn slots(records: &dyn Records, ours: &Project) {
+    let deployment = records.deployment_named(ours.id, "lb").await.unwrap().unwrap();
+    let fresh = |slot| Key {
+        project: Some(ours.id),
+        deployments: vec![deployment.id],
+        slot: Some((deployment.id, slot)),
+        expires_at: None,
+        ..key(Some(ours.tenant), KeyScope::Call)
+    };
+    let second = records.rotate_key(&fresh(Slot::Secondary)).await.unwrap();
+    let first = records.rotate_key(&fresh(Slot::Primary)).await.unwrap();
+    assert_eq!(records.slot_keys(deployment.id).await.unwrap(), [first.clone(), second]);
+    records.set_limits(LevelId::Key(first.id), &tokens(7), 26).await.unwrap();
+    let newer = fresh(Slot::Primary);
+    let anew = records.rotate_key(&newer).await.unwrap();
+    assert_eq!((anew.id, anew.hash, &*anew.limits), (first.id, newer.hash, &tokens(7)));
+    assert_eq!(records.key_hashed(&first.hash).await.unwrap(), None);
+    assert_eq!(records.key_hashed(&newer.hash).await.unwrap(), Some(anew));
+    records.note_used(vec![(first.id, 27), (KeyId::new(), 27)]).await.unwrap();
+    records.note_used(vec![(first.id, 26)]).await.unwrap();
+    assert_eq!(records.key(first.id).await.unwrap().unwrap().last_used_at, Some(27));
+    records.delete_deployment(deployment.id, 28).await.unwrap();
+    assert_eq!(records.slot_keys(deployment.id).await.unwrap(), []);
+    assert_eq!(records.key(first.id).await.unwrap().unwrap().revoked_at, Some(28));
+    assert!(is_missing(records.rotate_key(&fresh(Slot::Primary)).await));
+}
+
 async fn changes(records: &dyn Records, ours: &Project) {
     let before = records.version().await.unwrap();
     assert_eq!(records.changes_since(before, 10).await.unwrap(), []);
@@ -227,4 +298,75 @@ async fn changes(records: &dyn Records, ours: &Project) {
 async fn sqlite_conforms() {
     let world = crate::world::World::new();
     conforms(&*world.store.records()).await;
+}
+
+async fn deletion(records: &dyn Records) {
+    let owner = tenant("leaving");
+    records.insert_tenant(&owner).await.unwrap();
+    let home = project(&owner, "home");
+    records.insert_project(&home).await.unwrap();
+    let (deployment, _, _) = records.deploy(home.id, &name("last"), &spec(b"last", &[]), 1).await.unwrap();
+    let whole = key(Some(owner.id), KeyScope::Call);
+    let bound = Key { project: Some(home.id), ..key(Some(owner.id), KeyScope::Call) };
+    records.insert_key(&whole).await.unwrap();
+    records.insert_key(&bound).await.unwrap();
+    let own = model(Owner::Project(home.id), "own", b"package");
+    records.insert_model(&own).await.unwrap();
+    records.note_upload(home.id, Digest::of(b"upload"), 1).await.unwrap();
+
+    let names = |result: Result<(), RecordsError>, left: &str| match result {
+        Err(RecordsError::Taken(text)) => assert!(text.contains(left), "{text}"),
+        other => panic!("{other:?}"),
+    };
+    names(records.delete_tenant(owner.id, 5).await, "`home`");
+    names(records.delete_project(home.id, 5).await.map(drop), "`last`");
+    records.delete_deployment(deployment.id, 5).await.unwrap();
+    let version = records.version().await.unwrap();
+    let mut unused = records.delete_project(home.id, 6).await.unwrap();
+    unused.sort_unstable();
+    let mut expect = [own.digest, Digest::of(b"upload")];
+    expect.sort_unstable();
+    assert_eq!(unused, expect);
+    for digest in unused {
+        assert!(!records.is_referenced(digest).await.unwrap());
+    }
+    assert_eq!(records.key(bound.id).await.unwrap().unwrap().revoked_at, Some(6));
+    assert_eq!(records.key(whole.id).await.unwrap().unwrap().revoked_at, None, "it is the whole tenant's");
+    assert_eq!(records.project_named("home").await.unwrap(), None);
+    assert_eq!(records.projects(Some(owner.id)).await.unwrap(), []);
+    assert_eq!(records.project(home.id).await.unwrap(), Some(home.clone()), "the ledger names it");
+    let changed: Vec<_> = records.changes_since(version, 100).await.unwrap().into_iter().map(|c| c.kind).collect();
+    for kind in
+        [ChangeKind::Project(home.id), ChangeKind::Key(bound.id, bound.hash), ChangeKind::Model(own.id)]
+    {
+        assert!(changed.contains(&kind), "{kind:?}");
+    }
+
+    // Nothing gets into it any more.
+    assert!(is_missing(records.delete_project(home.id, 7).await));
+    assert!(is_missing(records.deploy(home.id, &name("late"), &spec(b"late", &[]), 7).await));
+    assert!(is_missing(records.note_upload(home.id, Digest::of(b"late"), 7).await));
+    assert!(is_missing(records.insert_model(&model(Owner::Project(home.id), "late", b"late")).await));
+    assert!(is_missing(records.insert_key(&Key { id: KeyId::new(), hash: [7; 32], revoked_at: None, ..bound }).await));
+    assert!(is_missing(records.set_limits(LevelId::Project(home.id), &one_call(), 7).await));
+
+    records.delete_tenant(owner.id, 8).await.unwrap();
+    assert_eq!(records.key(whole.id).await.unwrap().unwrap().revoked_at, Some(8));
+    assert!(is_missing(records.delete_tenant(owner.id, 9).await));
+    assert!(is_missing(records.insert_project(&project(&owner, "late")).await));
+    assert!(is_missing(records.insert_key(&key(Some(owner.id), KeyScope::Call)).await));
+    assert!(is_missing(records.set_limits(LevelId::Tenant(owner.id), &one_call(), 9).await));
+    assert_eq!(records.tenant(owner.id).await.unwrap(), Some(owner.clone()));
+
+    // The names are free.
+    let (heir, new_home) = (tenant("leaving"), project(&tenant("leaving"), "home"));
+    let new_home = Project { tenant: heir.id, ..new_home };
+    records.insert_tenant(&heir).await.unwrap();
+    records.insert_project(&new_home).await.unwrap();
+    assert_eq!(records.tenant_named("leaving").await.unwrap(), Some(heir));
+    assert_eq!(records.project_named("home").await.unwrap(), Some(new_home));
+}
+
+fn one_call() -> LevelLimits {
+    LevelLimits { concurrency: Some(1), ..LevelLimits::default() }
 }

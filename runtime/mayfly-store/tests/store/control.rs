@@ -55,10 +55,10 @@ async fn a_refused_deploy_changes_and_leaves_nothing() {
     let good = world.deploy(&project, "d", b"good").await.unwrap();
     let error = world.deploy(&project, "d", b"bad bytes").await.unwrap_err();
     assert!(matches!(&error, ControlError::Invalid(text) if text == "not a component"), "{error:?}");
-    assert!(!stored(&world, b"bad bytes").await, "refused bytes stay");
+    assert!(stored(&world, b"bad bytes").await, "an upload is kept for a day");
     let error = world.deploy(&project, "d", &[1; 101]).await.unwrap_err();
     assert!(matches!(&error, ControlError::TooLarge(text) if text.contains("component_bytes_max = 100")), "{error:?}");
-    let mut wrong = request(&project, "d", HandlerSource::Upload(stream(b"other")));
+    let mut wrong = request(&project, "d", HandlerSource::Builtin("echo".to_owned()));
     wrong.limits.memory_bytes_max = 1;
     wrong.limits.deadline_ms_max = 0;
     wrong.models = BTreeMap::from([(name("m"), ModelEntry::Name(name("nothing")))]);
@@ -67,7 +67,8 @@ async fn a_refused_deploy_changes_and_leaves_nothing() {
         assert!(error.contains(part), "`{part}` is not in: {error}");
     }
     let missing = Project { id: ProjectId::new(), ..project.clone() };
-    assert!(matches!(world.deploy(&missing, "d", b"x").await, Err(ControlError::NotFound("project"))));
+    let nowhere = request(&missing, "d", HandlerSource::Builtin("echo".to_owned()));
+    assert!(matches!(world.control.deploy(nowhere).await, Err(ControlError::NotFound("project"))));
     let now = world.store.records().deployment_named(project.id, "d").await.unwrap().unwrap();
     assert_eq!(now.active, Some(good.revision.id));
     assert_eq!(std::fs::read_dir(world.store.artifacts().staging()).unwrap().count(), 0);
@@ -107,11 +108,32 @@ async fn rolling_back_and_deleting() {
     ));
 
     world.deploy(&project, "other", b"one").await.unwrap();
+    world.forget_uploads().await;
     world.control.delete(&first.deployment).await.unwrap();
-    assert!(stored(&world, b"one").await, "`other` uses it");
-    assert!(!stored(&world, b"two").await);
+    assert!(stored(&world, b"one").await && world.tools.has_code(Digest::of(b"one")), "`other` uses it");
+    assert!(!stored(&world, b"two").await && !world.tools.has_code(Digest::of(b"two")));
     assert!(matches!(world.control.delete(&first.deployment).await, Err(ControlError::NotFound("deployment"))));
     assert!(matches!(world.control.rollback(&first.deployment, None).await, Err(ControlError::NotFound("deployment"))));
+}
+
+#[tokio::test]
+async fn a_sweep_removes_what_no_deployment_uses() {
+    let world = World::new();
+    let project = world.project("p").await;
+    world.deploy(&project, "d", b"used").await.unwrap();
+    world.deploy(&project, "d", b"newer").await.unwrap();
+    let (old, _) = world.control.upload(project.id, stream(b"old upload")).await.unwrap();
+    world.forget_uploads().await;
+    world.store.records().note_upload(project.id, old, 1).await.unwrap();
+    world.control.upload(project.id, stream(b"new upload")).await.unwrap();
+    // Another node has deleted its deployment, and its component with it.
+    world.tools.compiled(Digest::of(b"elsewhere"));
+    world.control.sweep().await.unwrap();
+    for (bytes, kept) in [(&b"used"[..], true), (b"newer", true), (b"new upload", true), (b"old upload", false)] {
+        assert_eq!(stored(&world, bytes).await, kept, "{}", String::from_utf8_lossy(bytes));
+    }
+    assert!(world.tools.has_code(Digest::of(b"used")) && world.tools.has_code(Digest::of(b"newer")));
+    assert!(!world.tools.has_code(Digest::of(b"elsewhere")));
 }
 
 #[tokio::test]
@@ -122,7 +144,7 @@ async fn models_are_granted_when_they_may_run() {
     let model = world.control.add_model(owner, name("m"), world.staged_model(b"weights")).await.unwrap();
     assert!(!model.approved);
     let with_model = |project: &Project| {
-        let mut asked = request(project, "d", HandlerSource::Upload(stream(b"handler")));
+        let mut asked = request(project, "d", HandlerSource::Builtin("echo".to_owned()));
         asked.models = BTreeMap::from([(name("alias"), ModelEntry::Name(name("m")))]);
         world.control.deploy(asked)
     };
@@ -178,7 +200,15 @@ async fn keys_belong_where_they_should() {
     let (ours, theirs) = (world.project("ours").await, world.project("theirs").await);
     let (call, admin) = (vec![KeyScope::Call], vec![KeyScope::Admin]);
     let make = |tenant, project, scopes: &[KeyScope], expires| {
-        world.control.create_key(tenant, project, "k".to_owned(), scopes.to_vec(), expires)
+        let request = KeyRequest {
+            tenant,
+            project,
+            label: "k".to_owned(),
+            scopes: scopes.to_vec(),
+            expires_at: expires,
+            ..KeyRequest::default()
+        };
+        world.control.create_key(request)
     };
     let (key, secret) = make(Some(ours.tenant), Some(ours.id), &call, None).await.unwrap();
     assert_eq!(key.hash, hash_secret(secret.expose()));

@@ -4,18 +4,15 @@ use std::time::{Duration, Instant};
 
 use mayfly_registry::*;
 
-use crate::world::{World, name};
+use crate::world::{World, call_key, name};
 
 #[tokio::test]
 async fn a_revoked_key_is_dead_at_once() {
     let world = World::new();
     let project = world.project("p").await;
     let directory = world.control.directory().await.unwrap();
-    let (key, secret) = world
-        .control
-        .create_key(Some(project.tenant), None, "k".to_owned(), vec![KeyScope::Call], Some(i64::MAX))
-        .await
-        .unwrap();
+    let request = KeyRequest { expires_at: Some(i64::MAX), ..call_key(&project) };
+    let (key, secret) = world.control.create_key(request).await.unwrap();
     assert_eq!(directory.key(secret.expose(), 5).await.unwrap().unwrap().id, key.id);
     assert!(directory.key(secret.expose(), i64::MAX).await.unwrap().is_none(), "expired");
     assert!(directory.key("mf_wrong", 5).await.unwrap().is_none());
@@ -29,8 +26,7 @@ async fn what_another_node_changes_is_seen_within_the_bound() {
     let world = World::new();
     let project = world.project("p").await;
     let directory = world.control.directory().await.unwrap();
-    let (key, secret) =
-        world.control.create_key(Some(project.tenant), None, "k".to_owned(), vec![KeyScope::Call], None).await.unwrap();
+    let (key, secret) = world.control.create_key(call_key(&project)).await.unwrap();
     assert!(directory.key(secret.expose(), 5).await.unwrap().is_some());
     // Past this node's control: as another node would.
     world.store.records().revoke_key(key.id, 7).await.unwrap();
@@ -46,8 +42,7 @@ async fn a_store_that_cannot_be_asked_is_not_answered_from_memory_for_long() {
     let world = World::new();
     let project = world.project("p").await;
     let directory = world.control.directory().await.unwrap();
-    let made = world.control.create_key(Some(project.tenant), None, "k".to_owned(), vec![KeyScope::Call], None).await;
-    let (_key, secret) = made.unwrap();
+    let (_key, secret) = world.control.create_key(call_key(&project)).await.unwrap();
     assert!(directory.key(secret.expose(), 5).await.unwrap().is_some());
     world.store.close().await;
     assert!(directory.key(secret.expose(), 5).await.unwrap().is_some(), "within the bound memory is good enough");

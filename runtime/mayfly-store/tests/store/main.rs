@@ -2,8 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod artifacts;
+mod audit;
 mod conformance;
 mod control;
 mod directory;
 mod folder;
+mod keys;
+mod keyvalue;
+mod limits;
 mod world;

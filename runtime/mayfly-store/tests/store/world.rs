@@ -23,6 +23,10 @@ pub(crate) struct CountingTools {
 }
 
 impl CountingTools {
+    pub(crate) fn compiled(&self, digest: Digest) {
+        self.code.lock().unwrap().insert(digest);
+    }
+
     pub(crate) fn lose_code(&self) {
         self.code.lock().unwrap().clear();
     }
@@ -44,6 +48,15 @@ impl Tools for CountingTools {
         self.compiles.fetch_add(1, Ordering::SeqCst);
         self.code.lock().unwrap().insert(digest);
         Ok(ComponentInfo { imports: Vec::new(), exports: Vec::new(), bytes: bytes.len() as u64, code_bytes: 1 })
+    }
+
+    async fn stored_code(&self) -> std::io::Result<Vec<Digest>> {
+        Ok(self.code.lock().unwrap().iter().copied().collect())
+    }
+
+    async fn remove_code(&self, digest: Digest) -> std::io::Result<()> {
+        self.code.lock().unwrap().remove(&digest);
+        Ok(())
     }
 
     fn import(&self, source: &Path, dest: &Path) -> Result<Imported, ImportError> {
@@ -108,7 +121,13 @@ impl World {
     }
 
     pub(crate) async fn deploy(&self, project: &Project, text: &str, bytes: &[u8]) -> Result<Deployed, ControlError> {
-        self.control.deploy(request(project, text, HandlerSource::Upload(stream(bytes)))).await
+        let (digest, _) = self.control.upload(project.id, stream(bytes)).await?;
+        self.control.deploy(request(project, text, HandlerSource::Stored(digest))).await
+    }
+
+    /// As if the last upload were long ago.
+    pub(crate) async fn forget_uploads(&self) {
+        self.store.records().forget_uploads(i64::MAX).await.unwrap();
     }
 
     /// A staged folder with one model file.
@@ -128,5 +147,16 @@ pub(crate) fn request(project: &Project, text: &str, handler: HandlerSource) -> 
         models: BTreeMap::new(),
         config: BTreeMap::new(),
         limits: GuestLimits::default(),
+    }
+}
+
+/// A key for calls of `project`.
+pub(crate) fn call_key(project: &Project) -> KeyRequest {
+    KeyRequest {
+        tenant: Some(project.tenant),
+        project: Some(project.id),
+        label: "k".to_owned(),
+        scopes: vec![KeyScope::Call],
+        ..KeyRequest::default()
     }
 }

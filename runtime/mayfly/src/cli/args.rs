@@ -74,7 +74,7 @@ pub(super) enum Command {
     /// Models: add, list, show, approve, remove.
     #[command(subcommand)]
     Models(Models),
-    /// API keys: create, list, revoke.
+    /// API keys: create, list, rotate, revoke.
     #[command(subcommand)]
     Keys(Keys),
     /// Tenants (operator).
@@ -83,8 +83,22 @@ pub(super) enum Command {
     /// Projects.
     #[command(subcommand)]
     Projects(Projects),
-    /// What was used.
+    /// What calls may use together, by tenant, project, deployment and key: show, set.
+    #[command(subcommand)]
+    Limits(Limits),
+    /// What was changed, by whom and when, newest first.
+    Audit(Audit),
+    /// What was used, and what it cost.
     Usage(Usage),
+    /// The price book: list; set and check (operator).
+    #[command(subcommand)]
+    Prices(Prices),
+    /// Prepaid credit: show; grant (operator).
+    #[command(subcommand)]
+    Credit(Credit),
+    /// The ledger: verify (operator).
+    #[command(subcommand)]
+    Ledger(Ledger),
     /// Check whether this machine fits, and how to mend it.
     Doctor {
         /// The server's settings.
@@ -207,17 +221,91 @@ pub(super) enum Keys {
         /// Not bound to --project but good for the whole tenant of it.
         #[arg(long)]
         whole_tenant: bool,
+        /// Good for this deployment only. Repeatable.
+        #[arg(long = "deployment", value_name = "NAME")]
+        deployments: Vec<String>,
         /// Stops working after this many days.
         #[arg(long)]
         days: Option<u32>,
     },
     /// List keys (never their secrets).
     List,
+    /// Make one of a deployment's own two keys anew. Its old secret is dead, the other key goes on.
+    Rotate {
+        /// The deployment.
+        deployment: Name,
+        /// Which of the two.
+        #[arg(long)]
+        slot: KeySlot,
+    },
     /// Revoke a key.
     Revoke {
         /// Its id.
         id: String,
     },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(super) enum KeySlot {
+    Primary,
+    Secondary,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Limits {
+    /// Show the limits of --project, or of another level.
+    Show {
+        #[command(flatten)]
+        of: NamedLevel,
+    },
+    /// Change the limits that are given, of --project or of another level; `none` removes one.
+    Set {
+        #[command(flatten)]
+        of: NamedLevel,
+        #[command(flatten)]
+        change: LimitsChange,
+    },
+}
+
+#[derive(Debug, Default, Args)]
+pub(super) struct LimitsChange {
+    /// Calls open at once.
+    #[arg(long, value_name = "N|none", allow_hyphen_values = true)]
+    pub(super) concurrency: Option<String>,
+    /// Calls begun per minute.
+    #[arg(long, value_name = "N|none", allow_hyphen_values = true)]
+    pub(super) requests_per_minute: Option<String>,
+    /// Tokens per minute; on a project the pool of its deployments.
+    #[arg(long, value_name = "N|none", allow_hyphen_values = true)]
+    pub(super) tokens_per_minute: Option<String>,
+    /// Calls per minute that wake code or a model.
+    #[arg(long, value_name = "N|none", allow_hyphen_values = true)]
+    pub(super) wakeups_per_minute: Option<String>,
+    /// Money per hour, day or month, for example 20/month.
+    #[arg(long, value_name = "AMOUNT/PERIOD|none", allow_hyphen_values = true)]
+    pub(super) spend: Option<String>,
+    /// Whether only granted credit may be spent.
+    #[arg(long, value_name = "true|false")]
+    pub(super) prepaid: Option<bool>,
+    /// The most one call may cost.
+    #[arg(long, value_name = "AMOUNT|none", allow_hyphen_values = true)]
+    pub(super) request_cost_max: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Audit {
+    /// Only changes since then: RFC 3339, or a span such as 90m, 24h, 7d.
+    #[arg(long)]
+    pub(super) since: Option<String>,
+    /// Only changes before then.
+    #[arg(long)]
+    pub(super) until: Option<String>,
+    /// Only with this key (its id).
+    #[arg(long, value_name = "ID")]
+    pub(super) actor: Option<mayfly_types::KeyId>,
+    /// How many, at most.
+    #[arg(short = 'n', long, default_value_t = 100)]
+    pub(super) count: usize,
 }
 
 #[derive(Debug, Subcommand)]
@@ -229,6 +317,11 @@ pub(super) enum Tenants {
     },
     /// List tenants.
     List,
+    /// Delete a tenant that has no projects; its keys are revoked, its usage stays readable.
+    Delete {
+        /// Its name.
+        name: Name,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -243,6 +336,11 @@ pub(super) enum Projects {
     },
     /// List projects.
     List,
+    /// Delete a project that has no deployments, with its models and the keys bound to it.
+    Delete {
+        /// Its name.
+        name: Name,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -256,4 +354,119 @@ pub(super) struct Usage {
     /// Only calls before then.
     #[arg(long)]
     pub(super) until: Option<String>,
+    /// Only this tenant's calls (operator).
+    #[arg(long)]
+    pub(super) tenant: Option<Name>,
+    /// Only calls of --project.
+    #[arg(long)]
+    pub(super) this_project: bool,
+    /// Only calls of this deployment of --project.
+    #[arg(long)]
+    pub(super) deployment: Option<Name>,
+    /// Only calls made with this key (its id, not the secret).
+    #[arg(long, value_name = "ID")]
+    pub(super) key_id: Option<String>,
+    /// Only this model's work (its id).
+    #[arg(long, value_name = "ID")]
+    pub(super) model: Option<String>,
+    /// Only calls made for this user of the caller's.
+    #[arg(long)]
+    pub(super) end_user: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Prices {
+    /// List the prices that apply to the key's calls.
+    List,
+    /// Add a price. If it begins in the past, the difference for calls that have ended is shown first.
+    Set {
+        #[command(flatten)]
+        price: NewPrice,
+        /// The difference that was shown: adds the price and corrects those calls.
+        #[arg(long, value_name = "AMOUNT", allow_hyphen_values = true)]
+        confirm: Option<String>,
+        /// The time that was shown with the difference.
+        #[arg(long, value_name = "TIME", requires = "confirm")]
+        as_of: Option<String>,
+    },
+    /// Show what a price would change, and add nothing.
+    Check {
+        #[command(flatten)]
+        price: NewPrice,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NewPrice {
+    /// What is counted: input_tokens, cached_input_tokens, output_tokens, rows, elements, …
+    #[arg(long)]
+    pub(super) meter: String,
+    /// Money for --per units, for example 0.02.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(super) amount: String,
+    /// 1, 1000 or 1000000.
+    #[arg(long, default_value_t = 1_000_000, value_name = "UNITS")]
+    pub(super) per: u64,
+    /// Must be the server's own (default: it is).
+    #[arg(long)]
+    pub(super) currency: Option<String>,
+    /// The model's name, or project/name for a project's own (default: any model).
+    #[arg(long)]
+    pub(super) model: Option<String>,
+    /// Only for this tenant, by name or id (default: all).
+    #[arg(long)]
+    pub(super) tenant: Option<String>,
+    /// The pool of capacity (default: shared).
+    #[arg(long)]
+    pub(super) pool: Option<Name>,
+    /// For calls that begin then or later: RFC 3339, or a span back such as 24h (default: now).
+    #[arg(long, value_name = "TIME")]
+    pub(super) from: Option<String>,
+    /// For calls that begin before then (default: until the next price).
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Credit {
+    /// Give credit to --project, or to another level; below zero takes back.
+    Grant {
+        /// How much, for example 25.50.
+        #[arg(allow_hyphen_values = true)]
+        amount: String,
+        /// For people.
+        #[arg(long, default_value = "")]
+        note: String,
+        #[command(flatten)]
+        to: NamedLevel,
+    },
+    /// Show what was granted, spent and is left of --project, or of another level.
+    Show {
+        #[command(flatten)]
+        of: NamedLevel,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(super) struct NamedLevel {
+    /// The tenant of this name.
+    #[arg(long)]
+    pub(super) tenant: Option<Name>,
+    /// The deployment of this name in --project.
+    #[arg(long)]
+    pub(super) deployment: Option<Name>,
+    /// The key with this id.
+    #[arg(long, value_name = "ID")]
+    pub(super) key_id: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Ledger {
+    /// Walk every row: chains, sums, one ending for each call, rollups equal to rows.
+    Verify {
+        /// Not over the server but the folder of one that is down.
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
+    },
 }

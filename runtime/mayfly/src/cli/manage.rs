@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
-use mayfly_api::{Model, NewKey, Scope, Timestamp};
+use mayfly_api::{Limits, Model, NewKey, Scope, Slot, Timestamp};
 use mayfly_client::{ModelPlace, Progress};
 use mayfly_types::Name;
 use serde_json::json;
 
 use super::Session;
-use super::args::{Keys, Models, Projects, Tenants};
+use super::args::{KeySlot, Keys, Models, Projects, Tenants};
 use super::output::{bytes, table};
 use super::progress::upload_bar;
 
@@ -143,7 +143,7 @@ fn describe_model(model: &Model) -> String {
 pub(super) async fn keys(session: &Session, command: Keys) -> anyhow::Result<()> {
     let client = &session.client;
     match command {
-        Keys::Create { label, scopes, whole_tenant, days } => {
+        Keys::Create { label, scopes, whole_tenant, deployments, days } => {
             let scopes = scopes.iter().map(|scope| parse_scope(scope)).collect::<anyhow::Result<Vec<_>>>()?;
             let admin = scopes.contains(&Scope::Admin);
             let mut key = NewKey {
@@ -151,6 +151,8 @@ pub(super) async fn keys(session: &Session, command: Keys) -> anyhow::Result<()>
                 scopes,
                 tenant: None,
                 project: (!admin).then(|| session.global.project.clone()),
+                deployments: deployments.iter().map(|name| of_project(session, name)).collect(),
+                limits: Limits::default(),
                 expires_at: days.map(in_days).transpose()?,
             };
             if whole_tenant && !admin {
@@ -181,10 +183,25 @@ pub(super) async fn keys(session: &Session, command: Keys) -> anyhow::Result<()>
                             (None, Some(at)) => format!("until {at}"),
                             (None, None) => "live".to_owned(),
                         };
-                        vec![key.id.to_string(), format!("{}…", key.prefix), scopes.join(","), state, key.label.clone()]
+                        let used = key.last_used_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
+                        let (id, prefix) = (key.id.to_string(), format!("{}…", key.prefix));
+                        vec![id, prefix, scopes.join(","), state, used, key.label.clone()]
                     })
                     .collect();
-                table(&["ID", "PREFIX", "SCOPES", "STATE", "LABEL"], &rows)
+                table(&["ID", "PREFIX", "SCOPES", "STATE", "LAST USED", "LABEL"], &rows)
+            })
+        }
+        Keys::Rotate { deployment, slot } => {
+            let slot = match slot {
+                KeySlot::Primary => Slot::Primary,
+                KeySlot::Secondary => Slot::Secondary,
+            };
+            let created = client.rotate_key(session.project(), deployment.as_str(), slot).await?;
+            session.print(&created, |created| {
+                format!(
+                    "{}\n\nIt is shown only now; only its hash is stored ({}). The secret before it is dead.",
+                    created.secret, created.key.id
+                )
             })
         }
         Keys::Revoke { id } => {
@@ -192,6 +209,12 @@ pub(super) async fn keys(session: &Session, command: Keys) -> anyhow::Result<()>
             session.print(&json!({ "revoked": id }), |_| format!("revoked {id}"))
         }
     }
+}
+
+/// A deployment as typed: of --project, unless it says another.
+fn of_project(session: &Session, name: &str) -> String {
+    let whole = name.contains('/') || name.starts_with("dep_");
+    if whole { name.to_owned() } else { format!("{}/{name}", session.project()) }
 }
 
 fn parse_scope(text: &str) -> anyhow::Result<Scope> {
@@ -233,6 +256,10 @@ pub(super) async fn tenants(session: &Session, command: Tenants) -> anyhow::Resu
                 table(&["NAME", "ID", "CREATED"], &rows)
             })
         }
+        Tenants::Delete { name } => {
+            session.client.delete_tenant(name.as_str()).await?;
+            session.print(&json!({ "deleted": name }), |_| format!("deleted tenant {name}"))
+        }
     }
 }
 
@@ -257,6 +284,10 @@ pub(super) async fn projects(session: &Session, command: Projects) -> anyhow::Re
                     .collect();
                 table(&["NAME", "TENANT", "CREATED"], &rows)
             })
+        }
+        Projects::Delete { name } => {
+            session.client.delete_project(name.as_str()).await?;
+            session.print(&json!({ "deleted": name }), |_| format!("deleted project {name}"))
         }
     }
 }

@@ -1,11 +1,16 @@
 //! The command line. `serve` and `doctor` work on this machine; every other command talks to a server's control plane.
 
 mod args;
+mod audit;
+mod credit;
 mod deploy;
 mod invoke;
+mod ledger;
+mod limits;
 mod manage;
 mod new;
 mod output;
+mod prices;
 mod progress;
 mod serve;
 mod show;
@@ -15,7 +20,7 @@ use anyhow::Context as _;
 use mayfly_client::Client;
 
 pub use args::Cli;
-use args::{Command, Global};
+use args::{Command, Global, Ledger};
 
 impl Cli {
     /// Does what was typed.
@@ -28,6 +33,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&global, args),
             Command::Doctor { config } => serve::doctor(&global, config.as_deref()),
             Command::New { name } => new::run(&global, &name),
+            Command::Ledger(Ledger::Verify { data_dir: Some(folder) }) => ledger::verify_folder(&global, &folder),
             other => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(Box::pin(remote(global, other)))
@@ -54,7 +60,12 @@ async fn remote(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Keys(command) => manage::keys(&session, command).await,
         Command::Tenants(command) => manage::tenants(&session, command).await,
         Command::Projects(command) => manage::projects(&session, command).await,
+        Command::Limits(command) => limits::run(&session, command).await,
+        Command::Audit(args) => audit::run(&session, args).await,
         Command::Usage(args) => usage::run(&session, args).await,
+        Command::Prices(command) => prices::run(&session, command).await,
+        Command::Credit(command) => credit::run(&session, command).await,
+        Command::Ledger(Ledger::Verify { .. }) => ledger::verify(&session).await,
         Command::Serve(_) | Command::Doctor { .. } | Command::New { .. } => unreachable!("they need no server"),
     }
 }

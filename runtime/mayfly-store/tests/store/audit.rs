@@ -1,0 +1,254 @@
+//! Every change leaves a row that names who made it, and no secret.
+
+use std::collections::BTreeSet;
+
+use mayfly_registry::*;
+use mayfly_types::*;
+use serde_json::json;
+
+use crate::world::{World, call_key, info, name};
+
+/// Methods of [`Records`] that only read, or whose writes are no changes of the control plane.
+const NOT_AUDITED: &[&str] = &[
+    "tenant",
+    "tenant_named",
+    "tenants",
+    "project",
+    "project_named",
+    "projects",
+    "key",
+    "key_hashed",
+    "keys",
+    "slot_keys",
+    "note_used",
+    "model",
+    "model_named",
+    "models",
+    "deployment",
+    "active_named",
+    "deployment_named",
+    "deployments",
+    "deployment_count",
+    "revision",
+    "revisions",
+    "may_deploy",
+    "is_referenced",
+    "audit_log",
+    "version",
+    "changes_since",
+];
+
+fn all() -> AuditQuery {
+    AuditQuery { limit: 1_000, ..AuditQuery::default() }
+}
+
+/// Does each change once, and says which rows it left.
+struct Trail {
+    world: World,
+    actor: Actor,
+    methods: BTreeSet<&'static str>,
+}
+
+impl Trail {
+    async fn expect<T>(
+        &mut self,
+        method: &'static str,
+        action: &str,
+        target: &str,
+        change: impl Future<Output = Result<T, RecordsError>>,
+    ) -> T {
+        let records = self.world.store.records();
+        let before = records.audit_log(&all()).await.unwrap().len();
+        let done = actor::scope(self.actor, change).await.unwrap();
+        let log = records.audit_log(&all()).await.unwrap();
+        assert_eq!(log.len(), before + 1, "{method}: {:?}", log.first());
+        let row = &log[0];
+        assert_eq!((row.action.as_str(), row.target.as_str()), (action, target), "{method}");
+        assert_eq!((row.actor, row.request), (Some(self.actor.key), self.actor.request), "{method}");
+        assert!(row.details.is_object() && row.at > 0, "{method}: {row:?}");
+        self.methods.insert(method);
+        done
+    }
+}
+
+#[tokio::test]
+async fn every_method_that_changes_something_leaves_a_row() {
+    let actor = Actor { key: KeyId::new(), request: Some(RequestId::new()) };
+    let mut trail = Trail { world: World::new(), actor, methods: BTreeSet::new() };
+    let records = trail.world.store.records();
+    let tenant = Tenant { id: TenantId::new(), name: name("t"), limits: LevelLimits::default(), created_at: 1 };
+    trail.expect("insert_tenant", "tenant.create", "t", records.insert_tenant(&tenant)).await;
+    let project = Project {
+        id: ProjectId::new(),
+        tenant: tenant.id,
+        name: name("p"),
+        limits: LevelLimits::default(),
+        created_at: 1,
+    };
+    trail.expect("insert_project", "project.create", "p", records.insert_project(&project)).await;
+    let (model, secret) = (ModelId::new(), SecretKey::generate());
+    let model = Model {
+        id: model,
+        owner: Owner::Project(project.id),
+        name: name("m"),
+        digest: Digest::of(b"model"),
+        info: info(),
+        approved: false,
+        created_at: 1,
+    };
+    trail.expect("insert_model", "model.import", "p/m", records.insert_model(&model)).await;
+    trail.expect("approve_model", "model.approve", "p/m", records.approve_model(model.id)).await;
+    trail.expect("remove_model", "model.remove", "p/m", records.remove_model(model.id)).await;
+    let digest = Digest::of(b"handler");
+    let target = format!("p/{digest}");
+    trail.expect("note_upload", "artifact.upload", &target, records.note_upload(project.id, digest, 5)).await;
+    trail.expect("forget_uploads", "artifact.forget", "1 uploads", records.forget_uploads(6)).await;
+    let spec = |secret: &str| RevisionSpec {
+        handler: HandlerRecord { digest, builtin: None },
+        models: Default::default(),
+        config: [("password".to_owned(), secret.to_owned())].into(),
+        limits: GuestLimits::default(),
+    };
+    let (d, first, second) = (name("d"), spec("hunter2"), spec("hunter3"));
+    let deploy = records.deploy(project.id, &d, &first, 7);
+    let (deployment, one, _) = trail.expect("deploy", "deployment.deploy", "p/d", deploy).await;
+    records.deploy(project.id, &d, &second, 8).await.unwrap();
+    let back = records.activate(deployment.id, one.id, 9);
+    trail.expect("activate", "deployment.rollback", "p/d", back).await;
+    let key = Key {
+        id: KeyId::new(),
+        tenant: Some(tenant.id),
+        project: Some(project.id),
+        label: "l".to_owned(),
+        prefix: secret.prefix(),
+        hash: hash_secret(secret.expose()),
+        scopes: vec![KeyScope::Call],
+        deployments: Vec::new(),
+        slot: None,
+        limits: Default::default(),
+        created_at: 10,
+        expires_at: None,
+        revoked_at: None,
+        last_used_at: None,
+    };
+    trail.expect("insert_key", "key.create", &key.id.to_string(), records.insert_key(&key)).await;
+    let fresh = SecretKey::generate();
+    let slot = Key {
+        id: KeyId::new(),
+        hash: hash_secret(fresh.expose()),
+        slot: Some((deployment.id, Slot::Primary)),
+        deployments: vec![deployment.id],
+        ..key.clone()
+    };
+    trail.expect("rotate_key", "key.rotate", &slot.id.to_string(), records.rotate_key(&slot)).await;
+    let limits = LevelLimits { concurrency: Some(2), ..LevelLimits::default() };
+    let level = LevelId::Deployment(deployment.id);
+    trail.expect("set_limits", "limits.set", "deployment p/d", records.set_limits(level, &limits, 11)).await;
+    let row = records.audit_log(&all()).await.unwrap().remove(0);
+    assert_eq!(row.details, json!({ "before": {}, "after": { "concurrency": 2 } }));
+    trail.expect("revoke_key", "key.revoke", &key.id.to_string(), records.revoke_key(key.id, 12)).await;
+    let delete = records.delete_deployment(deployment.id, 13);
+    trail.expect("delete_deployment", "deployment.delete", "p/d", delete).await;
+    let gone = trail.expect("delete_project", "project.delete", "p", records.delete_project(project.id, 14)).await;
+    assert!(gone.is_empty(), "its model had lost its name, its upload was forgotten: {gone:?}");
+    let row = records.audit_log(&all()).await.unwrap().remove(0);
+    assert_eq!(row.details["keys_revoked"], 0, "they were revoked before");
+    trail.expect("delete_tenant", "tenant.delete", "t", records.delete_tenant(tenant.id, 15)).await;
+    let details = json!({ "amount": "5" });
+    let price = AuditEntry {
+        tenant: None,
+        project: None,
+        action: "price.add",
+        target: "any".to_owned(),
+        details: details.clone(),
+    };
+    trail.expect("audit", "price.add", "any", records.audit(price)).await;
+
+    // A method that is neither here nor above was forgotten.
+    let source = include_str!("../../../mayfly-registry/src/records.rs");
+    let methods: BTreeSet<_> = source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("async fn "))
+        .map(|rest| rest.split('(').next().unwrap())
+        .collect();
+    let known: BTreeSet<_> = trail.methods.iter().chain(NOT_AUDITED).copied().collect();
+    assert_eq!(methods, known);
+
+    // Nothing in it opens a door.
+    let text = format!("{:?}", records.audit_log(&all()).await.unwrap());
+    for secret in ["hunter", secret.expose(), fresh.expose()] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    for hash in [key.hash, slot.hash] {
+        assert!(!text.contains(&Digest::from_bytes(hash).hex()) && !text.contains(&format!("{hash:?}")));
+    }
+}
+
+#[tokio::test]
+async fn what_fails_or_changes_nothing_leaves_no_row() {
+    let world = World::new();
+    let project = world.project("p").await;
+    let made = world.deploy(&project, "d", b"one").await.unwrap();
+    let (key, _secret) = world.control.create_key(call_key(&project)).await.unwrap();
+    world.control.revoke_key(key.id).await.unwrap();
+    let records = world.store.records();
+    let before = records.audit_log(&all()).await.unwrap();
+    assert!(before.iter().all(|row| row.actor.is_none()), "nobody was named: the system");
+    assert!(world.control.create_tenant(name("p")).await.is_err());
+    assert!(records.revoke_key(KeyId::new(), 1).await.is_err());
+    records.revoke_key(key.id, 9).await.unwrap();
+    records.deploy(project.id, &name("d"), &made.revision.spec, 9).await.unwrap();
+    records.activate(made.deployment.id, made.revision.id, 9).await.unwrap();
+    records.set_limits(LevelId::Project(project.id), &LevelLimits::default(), 9).await.unwrap();
+    records.forget_uploads(0).await.unwrap();
+    assert_eq!(records.audit_log(&all()).await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn the_actor_reaches_work_in_tasks_of_its_own() {
+    let world = World::new();
+    let project = world.project("p").await;
+    let actor = Actor { key: KeyId::new(), request: None };
+    actor::scope(actor, world.deploy(&project, "d", b"one")).await.unwrap();
+    let log = world.store.records().audit_log(&all()).await.unwrap();
+    assert_eq!((log[0].action.as_str(), log[0].actor), ("deployment.deploy", Some(actor.key)));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
+    assert!(u128::try_from(log[0].at).unwrap().abs_diff(now) < 60_000_000);
+}
+
+#[tokio::test]
+async fn the_trail_is_read_in_parts_and_by_whose_it_is() {
+    let world = World::new();
+    let (ours, theirs) = (world.project("ours").await, world.project("theirs").await);
+    let actor = Actor { key: KeyId::new(), request: None };
+    let entry = |number: i32, project: &Project| AuditEntry {
+        tenant: Some(project.tenant),
+        project: Some(project.id),
+        action: "test",
+        target: number.to_string(),
+        details: json!({}),
+    };
+    let records = world.store.records();
+    for number in 0..6 {
+        let project = if number % 2 == 0 { &ours } else { &theirs };
+        actor::scope(actor, records.audit(entry(number, project))).await.unwrap();
+    }
+    let read = |query: AuditQuery| {
+        let records = world.store.records();
+        async move { records.audit_log(&query).await.unwrap() }
+    };
+    let targets = |rows: &[AuditRow]| rows.iter().map(|row| row.target.clone()).collect::<Vec<_>>();
+    let by_actor = read(AuditQuery { actor: Some(actor.key), ..all() }).await;
+    assert_eq!(targets(&by_actor), ["5", "4", "3", "2", "1", "0"]);
+    let page = read(AuditQuery { actor: Some(actor.key), below: Some(by_actor[1].id), limit: 2, ..all() }).await;
+    assert_eq!(targets(&page), ["3", "2"]);
+    let own = read(AuditQuery { tenant: Some(ours.tenant), ..all() }).await;
+    assert!(own.iter().all(|row| row.tenant == Some(ours.tenant)));
+    assert_eq!(targets(&own), ["4", "2", "0", "ours", "ours"]);
+    let of_project = read(AuditQuery { project: Some(theirs.id), ..all() }).await;
+    assert_eq!(targets(&of_project), ["5", "3", "1", "theirs"]);
+    let (first, last) = (by_actor[5].at, by_actor[0].at);
+    assert!(read(AuditQuery { since: Some(last + 1), ..all() }).await.is_empty());
+    let earlier = read(AuditQuery { until: Some(first), ..all() }).await;
+    assert!(!earlier.is_empty() && earlier.iter().all(|row| row.at < first));
+}
