@@ -15,6 +15,11 @@ export MAYFLY_TEST_MODELS="$root/target/test-models"
 echo "[tests] formatting and lints" >&2
 if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; else echo "[tests] rustfmt is not installed: skipped" >&2; fi
 
+if cargo clippy --version >/dev/null 2>&1; then
+    cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+else
+    echo "[tests] clippy is not installed: skipped" >&2
+fi
 if cargo deny --version >/dev/null 2>&1; then
     # `advisories` needs a database from the network: for whoever updates dependencies.
     cargo deny --locked --log-level error check licenses bans sources >&2
@@ -27,3 +32,6 @@ cargo test --workspace --locked --quiet "$@"
 
 echo "[tests] the SDK" >&2
 (cd sdk/mayfly-sdk && cargo test --locked --quiet --target-dir "$root/target/sdk")
+
+echo "[tests] killing a server" >&2
+./tests/crash/run.sh --kills 12 --seed 7

@@ -8,5 +8,5 @@ unset CARGO_TARGET_DIR CARGO_BUILD_TARGET # the binaries are looked for in targe
 ./runtime/setup.sh
 (cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
 ./examples/quickstart/models.sh target/test-models
-cargo build --release --locked --quiet -p mayfly -p mayfly-bench
+cargo build --release --locked --quiet --workspace
 exec target/release/mayfly-bench --root "$root" "$@"

@@ -15,5 +15,6 @@ flags=(--locked --quiet)
 [ "$profile" = release ] && flags+=(--release)
 ./runtime/setup.sh
 (cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
-cargo build "${flags[@]}" -p mayfly -p mayfly-crash
+# The whole workspace: another selection of packages would mean other features, and compiling everything again.
+cargo build "${flags[@]}" --workspace
 exec "target/$profile/mayfly-crash" --root "$root" --binary "target/$profile/mayfly" "${arguments[@]}"

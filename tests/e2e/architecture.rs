@@ -48,3 +48,10 @@ fn the_pure_crates_do_no_io() {
         }
     }
 }
+
+#[test]
+fn the_charge_table_is_the_codes() {
+    let page = std::fs::read_to_string(root().join("runtime/ARCHITECTURE.md")).unwrap();
+    let table = mayfly_ledger::charge_table();
+    assert!(page.contains(&table), "runtime/ARCHITECTURE.md should have:\n{table}");
+}

@@ -111,3 +111,54 @@ async fn damaged_compiled_code_is_made_again() {
     server.restart();
     assert_eq!(server.call(Method::GET, "/d/default/one/echo").send().await.unwrap().status(), 200);
 }
+
+/// Names of the files of compiled code, and of their checksums.
+fn code_files(server: &Server) -> Vec<String> {
+    let folder = server.folder.path().join("data/node/code");
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".cwasm") || name.ends_with(".sum")).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn another_engine_compiles_again_and_leaves_nothing_of_the_old_one() {
+    let mut server = Server::start();
+    server.deploy_guest("one", "hostile", json!({})).await;
+    let ours = code_files(&server);
+    assert_eq!(ours.len(), 2, "{ours:?}");
+    server.kill();
+    // As an earlier version would have left them: the same component for another engine.
+    let folder = server.folder.path().join("data/node/code");
+    for name in &ours {
+        let (digest, rest) = name.split_once('-').unwrap();
+        let (_, extension) = rest.split_once('.').unwrap();
+        let old = format!("{digest}-{}.{extension}", "0".repeat(32));
+        std::fs::rename(folder.join(name), folder.join(old)).unwrap();
+    }
+    server.restart();
+    assert_eq!(code_files(&server), Vec::<String>::new(), "code of another engine is of no use here");
+    assert_eq!(server.call(Method::GET, "/d/default/one/echo").send().await.unwrap().status(), 200);
+    assert_eq!(code_files(&server), ours);
+}
+
+#[tokio::test]
+async fn compiled_code_of_no_deployment_is_swept() {
+    let mut server = Server::start();
+    server.deploy_guest("one", "hostile", json!({})).await;
+    server.deploy_guest("two", "plain", json!({})).await;
+    let both = code_files(&server);
+    assert_eq!(both.len(), 4, "{both:?}");
+    // A file of ours that no record knows, as a deletion on another node would leave.
+    let folder = server.folder.path().join("data/node/code");
+    let (_, rest) = both[0].split_once('-').unwrap();
+    std::fs::copy(folder.join(&both[0]), folder.join(format!("{}-{rest}", "ab".repeat(32)))).unwrap();
+    server.kill();
+    server.restart();
+    assert_eq!(code_files(&server), both, "the stray file is gone, the rest stays");
+    for name in ["one/echo", "two/x"] {
+        let response = server.call(Method::GET, &format!("/d/default/{name}")).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{name}");
+        assert_eq!(response.headers()["x-mayfly-cold"], "code", "mapped, not compiled again");
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -58,7 +58,32 @@ impl Server {
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let environment: Vec<_> = settings.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
-        let (child, data, admin, key) = spawn(folder.path(), &environment);
+        let command = Command::new(BINARY);
+        Self::first_start(folder, environment, command)
+    }
+
+    /// A fresh one whose data folder is a disk of its own of `bytes`, gone with the process. None where this system
+    /// lets nobody mount one.
+    pub(crate) fn start_on_small_disk(bytes: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        let on_disk = |then: &str| {
+            let mut command = Command::new("unshare");
+            let script = format!("mount -t tmpfs -o size=$0 mayfly \"$1\" && shift && {then}");
+            command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, &bytes.to_string()]);
+            command.arg(folder.path().join("data"));
+            command
+        };
+        if !on_disk("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut command = on_disk("exec \"$@\"");
+        command.arg(BINARY);
+        Some(Self::first_start(folder, Vec::new(), command))
+    }
+
+    fn first_start(folder: TempDir, environment: Vec<(String, String)>, command: Command) -> Self {
+        let (child, data, admin, key) = spawn(command, folder.path(), &environment);
         let http = Client::builder().pool_idle_timeout(Duration::from_secs(1)).build().unwrap();
         Self { folder, data, admin, key: key.expect("the first start prints the admin key"), http, child, environment }
     }
@@ -80,9 +105,15 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let (child, data, admin, key) = spawn(self.folder.path(), &self.environment);
+        let (child, data, admin, key) = spawn(Command::new(BINARY), self.folder.path(), &self.environment);
         assert!(key.is_none(), "the admin key is printed only once");
         (self.child, self.data, self.admin) = (child, data, admin);
+    }
+
+    /// The data folder as the process sees it, whatever it has mounted.
+    pub(crate) fn data_folder(&self) -> PathBuf {
+        let path = self.folder.path().join("data");
+        PathBuf::from(format!("/proc/{}/root", self.child.id())).join(path.strip_prefix("/").unwrap())
     }
 
     /// A data-plane request with the admin key (which may call everything).
@@ -127,6 +158,53 @@ impl Server {
         assert!(status.is_success(), "{deployed}");
     }
 
+    /// A fresh one where deployment `meter` runs rows of a model that is called `rows` in the price book.
+    pub(crate) async fn start_metered(settings: &[(&str, &str)]) -> Self {
+        let server = Self::start_with(settings);
+        server.add_model("rows", &tiny_model("rows.onnx"));
+        server.deploy_guest("meter", "meter", json!({ "models": { "rows": "rows" } })).await;
+        server
+    }
+
+    /// From now on a unit of `meter` costs `amount`.
+    pub(crate) fn price(&self, meter: &str, amount: &str) {
+        self.cli_json(&["prices", "set", "--meter", meter, "--amount", amount, "--per", "1"]);
+    }
+
+    /// Replaces the limits of a level, for example `/projects/default`.
+    pub(crate) async fn limit(&self, level: &str, limits: Value) {
+        let response = self.api(Method::PUT, &format!("{level}/limits")).json(&limits).send().await.unwrap();
+        let status = response.status();
+        assert!(status.is_success(), "{level}: {limits}: {}", response.text().await.unwrap());
+    }
+
+    /// A new key with the scope `call` for project `default`: id and secret. `more`: the rest of the body.
+    pub(crate) async fn call_key(&self, more: Value) -> (String, String) {
+        let mut body = json!({ "scopes": ["call"], "project": "default" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let made: Value = self.api(Method::POST, "/keys").json(&body).send().await.unwrap().json().await.unwrap();
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+        (text(&made["key"]["id"]), text(&made["secret"]))
+    }
+
+    /// A data-plane request with that key.
+    pub(crate) fn call_with(&self, secret: &str, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.data)).bearer_auth(secret)
+    }
+
+    /// Waits for the end of a call, and gives its record.
+    pub(crate) async fn settled(&self, id: &str) -> Value {
+        let path = format!("/requests/{id}");
+        let mut record = Value::Null;
+        self.eventually("the call is settled", async || {
+            let response = self.api(Method::GET, &path).send().await.unwrap();
+            record = if response.status() == 200 { response.json().await.unwrap() } else { Value::Null };
+            record["ended"] == true
+        })
+        .await;
+        record
+    }
+
     /// The command line, against this server.
     pub(crate) fn cli(&self, args: &[&str]) -> std::process::Output {
         Command::new(BINARY).args(args).env("MAYFLY_URL", &self.admin).env("MAYFLY_KEY", &self.key).output().unwrap()
@@ -160,6 +238,19 @@ impl Server {
     }
 }
 
+/// The value of a header as text; empty if it is not there.
+pub(crate) fn header(response: &Response, name: &str) -> String {
+    response.headers().get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
+}
+
+/// Status, and the error's code and message in the data plane's envelope.
+pub(crate) async fn refused(response: Response) -> (u16, String, String) {
+    let status = response.status().as_u16();
+    let body: Value = response.json().await.unwrap();
+    let text = |name: &str| body["error"][name].as_str().unwrap_or_else(|| panic!("{status} {body}")).to_owned();
+    (status, text("code"), text("message"))
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -167,8 +258,12 @@ impl Drop for Server {
     }
 }
 
-fn spawn(folder: &Path, environment: &[(String, String)]) -> (Child, String, String, Option<String>) {
-    let mut child = Command::new(BINARY)
+fn spawn(
+    mut command: Command,
+    folder: &Path,
+    environment: &[(String, String)],
+) -> (Child, String, String, Option<String>) {
+    let mut child = command
         .args(["serve", "--json", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"])
         .arg(folder.join("data"))
         .envs(environment.iter().map(|(key, value)| (key, value)))

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use mayfly_ledger::{Account, Ask, Call, KeptAnswer, Outcome, Position, Row, RowLine, Standing, Tariff};
-use mayfly_types::{Budget, HoldId, Line, Money, Refusal, RefusalKind};
+use mayfly_ledger::{Account, Ask, Call, CostMax, KeptAnswer, Outcome, Position, Row, RowLine, Standing, Tariff};
+use mayfly_types::{Budget, HoldId, Line, Refusal, RefusalKind};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Ticket;
@@ -83,7 +83,7 @@ impl Ending {
 }
 
 impl CallBudget {
-    pub(crate) fn new(call: Arc<Call>, tariff: Tariff, cost_max: Option<Money>, ticket: Option<Ticket>) -> Self {
+    pub(crate) fn new(call: Arc<Call>, tariff: Tariff, cost_max: Option<CostMax>, ticket: Option<Ticket>) -> Self {
         let account = Account::new(call, tariff, cost_max);
         Self(Mutex::new(Inner { account, ticket, standing: None, refusal: None, dry: None }))
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mayfly_ledger::{Channel, Levels};
+use mayfly_ledger::{Channel, CostMax, Levels};
 use mayfly_registry::{Key, Resolved};
 use mayfly_types::{LevelId, Money, RequestId};
 use tokio_util::sync::CancellationToken;
@@ -52,8 +52,16 @@ impl Context {
     }
 
     /// The most this call may cost: the tightest of its levels, or what the caller said.
-    pub(crate) fn cost_max(&self) -> Option<Money> {
-        let levels = self.resolved.levels.iter().map(|(_, limits)| limits.request_cost_max);
-        levels.chain([self.key.limits.request_cost_max, self.cost_max]).flatten().min()
+    pub(crate) fn cost_max(&self) -> Option<CostMax> {
+        let of = |level| match level {
+            LevelId::Tenant(_) => "tenant limit request_cost_max",
+            LevelId::Project(_) => "project limit request_cost_max",
+            LevelId::Deployment(_) => "deployment limit request_cost_max",
+            LevelId::Key(_) => "key limit request_cost_max",
+        };
+        let Levels(levels) = self.levels();
+        let limits = levels.iter().map(|(level, limits)| (limits.request_cost_max, of(*level)));
+        let all = limits.chain([(self.cost_max, "x-mayfly-max-cost")]);
+        all.filter_map(|(amount, of)| Some(CostMax { amount: amount?, of })).min()
     }
 }

@@ -175,6 +175,7 @@ impl From<JournalError> for Failure {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use http_body_util::BodyExt;

@@ -231,6 +231,7 @@ fn local_url(address: SocketAddr) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -150,6 +150,7 @@ fn recent(prices: &[Price], now: i64) -> Vec<Window> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -196,4 +196,5 @@ async fn serve<A, F>(
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

@@ -16,6 +16,8 @@ fn shape() -> wasmtime::Config {
         .memory_reservation(4 << 30)
         .memory_guard_size(32 << 20)
         .memory_init_cow(true)
+        // For foreign unwinders only; registering it costs at every mapping, and more the more code is mapped.
+        .native_unwind_info(false)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32))
         .max_wasm_stack(512 << 10)
         .async_stack_size(2 << 20);

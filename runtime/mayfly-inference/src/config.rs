@@ -22,6 +22,8 @@ pub struct Config {
     pub sessions_max: u32,
     /// The most bytes that the outputs of one run may take, as predicted from its inputs.
     pub output_bytes_max: u64,
+    /// Keep, for each model on the CPU, a copy with its weights packed for this node, where there is a folder for them.
+    pub prepack: bool,
 }
 
 impl Default for Config {
@@ -34,6 +36,7 @@ impl Default for Config {
             queue_runs_max: 256,
             sessions_max: 256,
             output_bytes_max: 1 << 30,
+            prepack: true,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! [`Prepared::hold_lines`] before they run.
 
 mod config;
+mod copies;
 mod device;
 mod error;
 mod library;
@@ -19,6 +20,7 @@ mod tensor;
 mod tokenizer;
 
 pub use config::Config;
+pub use copies::{Copies, CopySettings};
 pub use device::Device;
 pub use error::{ImportError, InputError, LoadError, PackageError, RunError, StartError, TokenizerError};
 pub use library::{ORT_VERSION, library_places, prepare_process};

@@ -10,7 +10,8 @@ use std::time::Duration;
 use mayfly_types::Digest;
 use tokio::sync::watch;
 
-use crate::session::{self, Executor, Model, Options};
+use crate::copies::Order;
+use crate::session::{self, Executor, Model, Options, Source};
 use crate::{Config, Device, LoadError};
 
 /// One loaded model.
@@ -56,6 +57,8 @@ pub(crate) enum Claim {
 #[derive(Debug)]
 pub(crate) struct Residents {
     slots: Mutex<HashMap<(Digest, Device), Slot>>,
+    /// Replaced ones that still work on their last run. Locked after `slots`, never before.
+    leaving: Mutex<Vec<Arc<Executor>>>,
     options: Options,
     sessions_max: usize,
     idle: Duration,
@@ -82,6 +85,7 @@ impl Residents {
     pub(crate) fn new(config: &Config, options: Options, woken: Box<dyn Wake>) -> Self {
         Self {
             slots: Mutex::default(),
+            leaving: Mutex::default(),
             options,
             sessions_max: config.sessions_max as usize,
             idle: Duration::from_millis(config.session_idle_ms),
@@ -113,7 +117,7 @@ impl Residents {
         let (residents, also) = (Arc::downgrade(self), Arc::downgrade(self));
         let ready = move |result| Self::loaded(&residents, key, result, &sender);
         let gone = move |executor: &Arc<Executor>| Self::gone(&also, key, executor);
-        session::start(model, self.options.clone(), ready, gone)?;
+        session::start(model, self.options.clone(), Source::Best, ready, gone)?;
         slots.insert(key, Slot::Loading(outcome.clone()));
         Ok(Claim::Loading(outcome))
     }
@@ -155,6 +159,9 @@ impl Residents {
                 }
                 drop(slots);
                 residents.woken.wake();
+                if let Ok(executor) = &result {
+                    residents.order_copy(executor);
+                }
             }
             // Nobody is left to use it.
             None => {
@@ -166,6 +173,73 @@ impl Residents {
         sender.send_replace(Some(result));
     }
 
+    /// Has a prepacked copy made of a model that was loaded without one, and goes over to it then.
+    fn order_copy(self: &Arc<Self>, plain: &Arc<Executor>) {
+        let Some(copies) = self.options.copies.as_ref().filter(|_| plain.wants_copy()) else { return };
+        let model = plain.model();
+        let Some(source) = model.copy.clone() else { return };
+        let (alive, residents, plain) = (Arc::downgrade(self), Arc::downgrade(self), Arc::downgrade(plain));
+        copies.order(Order {
+            digest: model.digest,
+            folder: source.folder,
+            weight_bytes: source.weight_bytes,
+            wanted: Box::new(move || alive.strong_count() > 0),
+            done: Box::new(move || {
+                if let (Some(residents), Some(plain)) = (residents.upgrade(), plain.upgrade()) {
+                    residents.replace(&plain);
+                }
+            }),
+        });
+    }
+
+    /// Loads the copy of what `plain` runs, beside it; then the next runs go there.
+    fn replace(self: &Arc<Self>, plain: &Arc<Executor>) {
+        if !self.has(plain) {
+            return;
+        }
+        let model = plain.model().clone();
+        let key = (model.digest, model.device);
+        let (residents, also, plain) = (Arc::downgrade(self), Arc::downgrade(self), Arc::clone(plain));
+        let ready = move |result| Self::replaced(&residents, key, &plain, result);
+        let gone = move |executor: &Arc<Executor>| Self::gone(&also, key, executor);
+        if let Err(error) = session::start(model, self.options.clone(), Source::Copy, ready, gone) {
+            tracing::warn!(?error, "a prepacked copy could not be loaded; the package's session goes on");
+        }
+    }
+
+    /// The thread that loaded the copy tells how that ended. Without a copy `plain` goes on.
+    fn replaced(
+        residents: &Weak<Self>,
+        key: (Digest, Device),
+        plain: &Arc<Executor>,
+        result: Result<Arc<Executor>, LoadError>,
+    ) {
+        let Ok(copy) = result else { return };
+        let Some(residents) = residents.upgrade() else { return copy.close() };
+        residents.loads.fetch_add(1, Ordering::Relaxed);
+        let mut slots = residents.lock();
+        let current = matches!(slots.get(&key), Some(Slot::Ready(other)) if Arc::ptr_eq(other, plain));
+        if current && plain.hand_over(&copy) {
+            residents.leaving().push(Arc::clone(plain));
+            slots.insert(key, Slot::Ready(copy));
+            drop(slots);
+            residents.woken.wake();
+        } else {
+            // It was unloaded meanwhile: the next load finds the copy.
+            drop(slots);
+            copy.close();
+        }
+    }
+
+    fn has(&self, executor: &Arc<Executor>) -> bool {
+        let is_it = |slot: &Slot| matches!(slot, Slot::Ready(other) if Arc::ptr_eq(other, executor));
+        self.lock().values().any(is_it) && !executor.is_closed()
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<Arc<Executor>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The thread of an executor has dropped its session.
     fn gone(residents: &Weak<Self>, key: (Digest, Device), executor: &Arc<Executor>) {
         let Some(residents) = residents.upgrade() else { return };
@@ -174,6 +248,7 @@ impl Residents {
         if matches!(slots.get(&key), Some(Slot::Ready(other)) if Arc::ptr_eq(other, executor)) {
             slots.remove(&key);
         }
+        residents.leaving().retain(|other| !Arc::ptr_eq(other, executor));
         drop(slots);
         residents.unloads.fetch_add(1, Ordering::Relaxed);
     }
@@ -191,18 +266,21 @@ impl Residents {
 
     /// Stops runs that are past their deadline, in case their callers' own timers did not.
     pub(crate) fn stop_overdue(&self) {
-        for executor in self.ready() {
+        let leaving = self.leaving().clone();
+        for executor in self.ready().into_iter().chain(leaving) {
             executor.stop_overdue();
         }
     }
 
-    /// Until something may have to be done here; none while nothing is loaded.
+    /// Until something may have to be done here; none while nothing is loaded. What leaves needs no more than to be
+    /// looked at now and then.
     pub(crate) fn next_look(&self) -> Option<Duration> {
         let until = |executor: &Arc<Executor>| {
             let idle = executor.idle().map_or(self.idle, |idle| self.idle.saturating_sub(idle));
             idle.max(self.stay_min.saturating_sub(executor.age()))
         };
-        self.ready().iter().map(until).min()
+        let leaving = (!self.leaving().is_empty()).then_some(Duration::MAX);
+        self.ready().iter().map(until).chain(leaving).min()
     }
 
     /// Whether there is a session of this package on this device right now.
@@ -212,7 +290,16 @@ impl Residents {
 
     /// What is loaded right now.
     pub(crate) fn residency(&self) -> Residency {
+        let leaving = self.leaving().clone();
         let mut models: Vec<Resident> = self.ready().iter().map(|executor| executor.resident()).collect();
+        for old in leaving {
+            let model = old.model();
+            // Its memory is still there, and it works.
+            if let Some(new) = models.iter_mut().find(|new| (new.digest, new.device) == (model.digest, model.device)) {
+                new.bytes = new.bytes.saturating_add(old.bytes());
+                new.idle = None;
+            }
+        }
         models.sort_unstable_by_key(|model| (model.digest, model.device));
         Residency {
             models,

@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 use self::clock::Bell;
 use crate::residency::{Claim, Residents};
 use crate::session::{Executor, Model, Options, Refused, Request, Ticket};
-use crate::{Config, Device, LoadError, Output, Package, Prepared, Residency, RunError, StartError, library};
+use crate::{
+    Config, Copies, CopySettings, Device, LoadError, Output, Package, Prepared, Residency, RunError, StartError,
+    library,
+};
 
 /// What `mayfly doctor` and `/api/v1/node` show of the library.
 #[derive(Debug, Clone)]
@@ -47,6 +50,7 @@ struct Inner {
     info: RuntimeInfo,
     output_bytes_max: u64,
     residents: Arc<Residents>,
+    copies: Option<Copies>,
     bell: Bell,
 }
 
@@ -64,21 +68,38 @@ impl Inference {
     /// # Errors
     /// [`StartError`].
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, None)
+    }
+
+    /// As [`Inference::start`], with prepacked copies of models where `config.prepack` is on.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_with(config: Config, copies: Option<CopySettings>) -> Result<Self, StartError> {
         config.validate().map_err(|problems| StartError::Unusable(problems.join("; ")))?;
         let threads = config.threads();
         let library = library::open(&config, threads)?;
         let info = library.info.clone();
-        let options = Options { library, threads, queue_runs_max: config.queue_runs_max };
+        let copies = copies
+            .map(|settings| Copies::open(settings, &config, &info))
+            .transpose()
+            .map_err(|error| StartError::Unusable(format!("the folder of prepacked copies: {error}")))?;
+        let options = Options { library, threads, queue_runs_max: config.queue_runs_max, copies: copies.clone() };
         let bell = Bell::default();
         let residents = Arc::new(Residents::new(&config, options, Box::new(bell.clone())));
         clock::start(Arc::downgrade(&residents), bell.clone())
             .map_err(|error| StartError::Unusable(format!("no thread for the idle clock: {error}")))?;
-        Ok(Self(Arc::new(Inner { info, output_bytes_max: config.output_bytes_max, residents, bell })))
+        Ok(Self(Arc::new(Inner { info, output_bytes_max: config.output_bytes_max, residents, copies, bell })))
     }
 
     /// Version, place and providers.
     pub fn info(&self) -> &RuntimeInfo {
         &self.0.info
+    }
+
+    /// This node's prepacked copies, for imports and for whoever removes packages; none without a folder for them.
+    pub fn copies(&self) -> Option<&Copies> {
+        self.0.copies.as_ref()
     }
 
     /// The most bytes the outputs of one run may take on this node: whoever prepares a run stays within it.

@@ -7,10 +7,12 @@ mod executor;
 mod load;
 mod queue;
 mod run;
+mod save;
 mod ticket;
 
 pub(crate) use executor::{Executor, start};
-pub(crate) use load::{Model, Options, check_device, probe_load};
+pub(crate) use load::{CopySource, Model, Options, Source, check_device, probe_load};
 pub(crate) use queue::Refused;
 pub(crate) use run::{OutputPlan, Request};
+pub(crate) use save::save_copy;
 pub(crate) use ticket::Ticket;

@@ -36,13 +36,21 @@ impl Tally {
     }
 }
 
+/// The most a call may hold and cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CostMax {
+    /// So much.
+    pub amount: Money,
+    /// Who says so, for the caller to read: `tenant limit request_cost_max`.
+    pub of: &'static str,
+}
+
 /// Usage of one call: holds, charges, and the rows that tell of them. Pure: whoever owns it brings the time.
 #[derive(Debug)]
 pub struct Account {
     call: Arc<Call>,
     tariff: Tariff,
-    /// The most the call may hold and cost.
-    cost_max: Option<Money>,
+    cost_max: Option<CostMax>,
     /// What is left of each live hold.
     holds: BTreeMap<u64, Sums>,
     tallies: BTreeMap<Subject, Tally>,
@@ -55,8 +63,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Nothing used yet. `cost_max`: the most the call may hold and cost.
-    pub fn new(call: Arc<Call>, tariff: Tariff, cost_max: Option<Money>) -> Self {
+    /// Nothing used yet.
+    pub fn new(call: Arc<Call>, tariff: Tariff, cost_max: Option<CostMax>) -> Self {
         Self {
             call,
             tariff,
@@ -103,15 +111,14 @@ impl Account {
     }
 
     fn check_cost(&self, asked: &Sums) -> Result<(), Refusal> {
-        let Some(cost_max) = self.cost_max else { return Ok(()) };
+        let Some(CostMax { amount, of }) = self.cost_max else { return Ok(()) };
         let (so_far, more) = (self.exposure().cost, self.cost_of(asked));
         // Free work is no reason to refuse, even where the call has come to more than it may.
-        if more == Money::ZERO || so_far.saturating_add(more) <= cost_max {
+        if more == Money::ZERO || so_far.saturating_add(more) <= amount {
             return Ok(());
         }
         let message = format!(
-            "the call may cost {cost_max} at most: {so_far} held and used, {more} requested; ask for less work or allow \
-             a higher cost"
+            "{of} = {amount}: {so_far} held and used, {more} requested; ask for less work or allow a higher cost"
         );
         Err(refusal(RefusalKind::Money, message))
     }

@@ -18,7 +18,7 @@ mod row;
 mod simulation;
 mod usage;
 
-pub use account::Account;
+pub use account::{Account, CostMax};
 pub use answer::{AnswerScope, KeptAnswer};
 pub use journal::{
     Append, CallRecord, Credit, Difference, Grant, Journal, JournalError, Position, Prices, Repricing, Verification,

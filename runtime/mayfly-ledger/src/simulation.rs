@@ -188,7 +188,9 @@ impl World {
             at: self.now.wall,
             models: Arc::default(),
         };
-        let cost_max = random.one_in(4).then_some(Money::from_pico(60_000));
+        let cost_max = random
+            .one_in(4)
+            .then_some(crate::CostMax { amount: Money::from_pico(60_000), of: "key limit request_cost_max" });
         self.live.push(Live {
             account: Account::new(Arc::new(call), tariff, cost_max),
             entered,

@@ -163,13 +163,14 @@ impl Control {
     }
 
     /// Removes what earlier starts left: components that were uploaded more than a day ago and never deployed, and
-    /// compiled code that fits another engine or belongs to no deployment. Before anything is deployed.
+    /// compiled code and prepacked copies that fit another engine, library or CPU or belong to nothing. Before anything is deployed.
     ///
     /// # Errors
     /// [`ControlError`].
     pub async fn sweep(&self) -> Result<(), ControlError> {
         self.sweep_uploads().await?;
-        self.sweep_code().await
+        self.sweep_code().await?;
+        self.sweep_copies().await
     }
 
     /// Stores and compiles the handler, resolves grants, adds a revision and makes it active. Goes on to its end if

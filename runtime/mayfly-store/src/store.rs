@@ -27,7 +27,7 @@ pub struct Node {
 /// The embedded store: one folder, used by one server at a time.
 ///
 /// `mayfly.db` (records and ledger), `artifacts/` (components and model packages), `node/` (this node's id, its
-/// compiled code, its staging folder). Clones share it.
+/// compiled code, its prepacked copies of models, its staging folder). Clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) db: Db,
@@ -35,6 +35,7 @@ pub struct Store {
     artifacts: FileArtifacts,
     key_values: SqliteKeyValue,
     code: PathBuf,
+    models: PathBuf,
 }
 
 impl Store {
@@ -67,7 +68,7 @@ impl Store {
         let artifacts = FileArtifacts::open(&folder.join("artifacts"), &node_folder.join("staging"), None)
             .map_err(io("artifacts/"))?;
         let key_values = SqliteKeyValue::new(db.clone());
-        Ok(Self { db, node, artifacts, key_values, code: node_folder.join("code") })
+        Ok(Self { db, node, artifacts, key_values, code: node_folder.join("code"), models: node_folder.join("models") })
     }
 
     /// Tenants, projects, keys, models, deployments.
@@ -88,6 +89,11 @@ impl Store {
     /// Where the host keeps compiled code: on this node, never shared.
     pub fn code_folder(&self) -> &Path {
         &self.code
+    }
+
+    /// Where prepacked copies of models are kept: on this node, never shared.
+    pub fn models_folder(&self) -> &Path {
+        &self.models
     }
 
     /// This node and this start of it.

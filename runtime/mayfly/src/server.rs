@@ -11,7 +11,7 @@ use mayfly_api::OnnxRuntime;
 use mayfly_calls::{CallParts, Calls, Recompile};
 use mayfly_gateway::{Gateway, NodeInfo, Parts, ServeError};
 use mayfly_host::Host;
-use mayfly_inference::{ImportPolicy, Inference};
+use mayfly_inference::{Copies, CopySettings, ImportPolicy, Inference};
 use mayfly_ledger::{JournalError, PriceBook};
 use mayfly_registry::{Control, SecretKey};
 use mayfly_store::Store;
@@ -62,9 +62,15 @@ impl Server {
         store.prices().fix_currency(&currency).await.map_err(ledger("the setting ledger.currency"))?;
         let prices = store.prices().prices().await.map_err(ledger("reading the price book"))?;
 
-        let inference = Inference::start(config.inference.clone())?;
+        let copies = CopySettings {
+            folder: store.models_folder().to_owned(),
+            child: child.clone(),
+            timeout: Duration::from_secs(config.models.probe_seconds_max),
+            bytes_max: config.models.probe_bytes_max,
+        };
+        let inference = Inference::start_with(config.inference.clone(), Some(copies))?;
         let host = Host::start(config.host.clone(), store.code_folder().to_owned(), child.clone(), store.key_values())?;
-        let control = control(&config, &store, host.clone(), &child);
+        let control = control(&config, &store, host.clone(), inference.copies().cloned(), &child);
         let directory = control.directory().await?;
         control.sweep().await?;
         let admin_key = control.bootstrap().await?;
@@ -118,13 +124,14 @@ impl Server {
     }
 }
 
-fn control(config: &Config, store: &Store, host: Host, child: &Path) -> Control {
+fn control(config: &Config, store: &Store, host: Host, copies: Option<Copies>, child: &Path) -> Control {
     let policy = ImportPolicy {
         package_bytes_max: config.registry.model_bytes_max,
         files_max: config.registry.model_files_max as usize,
         probe_timeout: Duration::from_secs(config.models.probe_seconds_max),
         probe_bytes_max: config.models.probe_bytes_max,
         ort_dylib: config.inference.ort_dylib.clone(),
+        copies,
         ..ImportPolicy::default()
     };
     let settings =

@@ -181,6 +181,7 @@ fn io_error(path: &Path, source: io::Error) -> PackageError {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -123,6 +123,7 @@ impl Write for Pieces {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};

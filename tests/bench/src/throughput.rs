@@ -18,7 +18,6 @@ use crate::wire::Wire;
 pub(crate) const NAME: &str = "trivial_16_connections";
 const CONNECTIONS: usize = 16;
 
-#[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
 pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let component = bench.root.join("tests/fixtures/guests/target/wasm32-wasip2/release/plain.wasm");
     let peer = Peer::start(&component)?;

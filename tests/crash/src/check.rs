@@ -21,6 +21,7 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
+    #[expect(clippy::print_stdout, reason = "the result is the output")]
     pub(crate) fn print(&self, seed: u64) {
         println!(
             "seed {seed}: {} calls ({} complete, {} cut by a kill, {} left by their client), {} kills during a start; \

@@ -214,6 +214,7 @@ fn show(level: LevelId, credit: Option<&Credit>, currency: &str) -> api::Credit 
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -242,6 +242,7 @@ pub(crate) fn tier(tier: Tier) -> api::Tier {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -179,6 +179,7 @@ fn sum(lines: Vec<EstimateLine>, currency: &str, truncated: u32) -> Estimate {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_ledger::Price;

@@ -131,6 +131,7 @@ fn line(entry: &LogLine) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_types::RequestId;

@@ -205,4 +205,5 @@ async fn document() -> axum::Json<OpenApi> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

@@ -103,6 +103,7 @@ pub(crate) fn cut<T>(mut entries: Vec<T>, limit: u32, key: impl Fn(&T) -> String
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

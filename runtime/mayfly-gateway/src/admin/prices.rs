@@ -311,6 +311,7 @@ fn short(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_types::{Meter, ProjectId};

@@ -23,8 +23,8 @@ pub(crate) struct Asked {
     group_by: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
-    tenant: Option<Name>,
-    project: Option<Name>,
+    tenant: Option<String>,
+    project: Option<String>,
     deployment: Option<Name>,
     key: Option<String>,
     model: Option<String>,
@@ -38,7 +38,7 @@ const END_USER_CHARS_MAX: usize = 128;
 #[utoipa::path(get, path = "/api/v1/usage", tag = "usage",
     params(("group_by" = Option<String>, Query, description = "Comma-separated: tenant, project, deployment, model, key, end_user, hour, day"),
         ("since" = Option<String>, Query, description = "Calls that began at this time or later, taken down to the whole hour"), ("until" = Option<String>, Query, description = "Calls that began before this time, taken up to the whole hour"),
-        ("tenant" = Option<String>, Query, description = "A tenant's name, or its id if it was deleted; for the operator"), ("project" = Option<String>, Query, description = "A project's name, or its id if it was deleted"),
+        ("tenant" = Option<String>, Query, description = "A tenant's name or id; for the operator"), ("project" = Option<String>, Query, description = "A project's name or id"),
         ("deployment" = Option<String>, Query, description = "A deployment's name; needs `project`"), ("key" = Option<String>, Query, description = "A key's id"),
         ("model" = Option<String>, Query, description = "A model's id"), ("end_user" = Option<String>, Query, description = "What callers said their user is (`x-mayfly-end-user`)")),
     responses((status = 200, description = "Sums", body = Usage), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
@@ -71,20 +71,20 @@ async fn query(
     group_by: Vec<GroupBy>,
 ) -> Result<UsageQuery, Failure> {
     let (mut tenant, mut project) = caller.confines();
-    if let Some(name) = &asked.tenant {
-        let mut found = gateway.records().tenant_named(name.as_str()).await?;
-        // One that was deleted has no name any more.
-        if let (None, Ok(id)) = (&found, name.as_str().parse()) {
-            found = gateway.records().tenant(id).await?;
-        }
+    // One that was deleted has no name any more, but its id.
+    if let Some(text) = &asked.tenant {
+        let found = match text.parse() {
+            Ok(id) => gateway.records().tenant(id).await?,
+            Err(_no_id) => gateway.records().tenant_named(text).await?,
+        };
         let own = found.filter(|found| caller.reach == Reach::Host || tenant == Some(found.id));
         tenant = Some(own.ok_or_else(|| Failure::not_found("tenant"))?.id);
     }
-    if let Some(name) = &asked.project {
-        let mut found = gateway.records().project_named(name.as_str()).await?;
-        if let (None, Ok(id)) = (&found, name.as_str().parse()) {
-            found = gateway.records().project(id).await?;
-        }
+    if let Some(text) = &asked.project {
+        let found = match text.parse() {
+            Ok(id) => gateway.records().project(id).await?,
+            Err(_no_id) => gateway.records().project_named(text).await?,
+        };
         let seen = found.filter(|project| caller.reach.sees(project));
         project = Some(seen.ok_or_else(|| Failure::not_found("project"))?.id);
     }
@@ -241,6 +241,7 @@ fn nothing() -> UsageGroup {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use mayfly_types::Meter;

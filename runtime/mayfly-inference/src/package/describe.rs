@@ -36,3 +36,16 @@ pub(crate) struct Description {
     /// Outputs whose shape the graph does not tell: their `dimensions` are empty and mean nothing.
     pub(crate) unshaped: Vec<String>,
 }
+
+impl Description {
+    /// Bytes of the graph and the data beside it: all but vocabularies, configurations and licences.
+    pub(super) fn weight_bytes(&self) -> u64 {
+        let beside = |path: &str| {
+            let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+            let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+            matches!(extension, Some("json" | "txt" | "jinja" | "model" | "toml")) || name.starts_with("LICENSE")
+        };
+        let weights = self.files.iter().filter(|file| file.path == self.graph || !beside(&file.path));
+        weights.map(|file| file.bytes).sum()
+    }
+}

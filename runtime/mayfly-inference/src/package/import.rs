@@ -19,7 +19,7 @@ use super::operators::shown;
 use super::source::Source;
 use super::store::Staged;
 use super::{probe, roles, scan};
-use crate::ImportError;
+use crate::{Copies, ImportError};
 
 /// What protobuf itself allows; larger models have their weights beside the graph.
 const GRAPH_BYTES_MAX: u64 = 2 << 30;
@@ -41,6 +41,8 @@ pub struct ImportPolicy {
     pub probe_bytes_max: u64,
     /// ONNX Runtime's library for the child, as in [`crate::Config::ort_dylib`].
     pub ort_dylib: Option<PathBuf>,
+    /// Where a prepacked copy goes, which the first load leaves behind if it can.
+    pub copies: Option<Copies>,
 }
 
 impl Default for ImportPolicy {
@@ -52,6 +54,7 @@ impl Default for ImportPolicy {
             probe_timeout: Duration::from_secs(120),
             probe_bytes_max: 32 << 30,
             ort_dylib: None,
+            copies: None,
         }
     }
 }
@@ -68,16 +71,23 @@ pub struct Imported {
 /// Checks the model at `source` (an `.onnx` file or a folder) and stores it as a new folder `DEST/<digest hex>`.
 ///
 /// Every check of DESIGN section 5 is made; the first load happens in a child process (`child` with the arguments
-/// `__probe-model FOLDER --bytes-max N --seconds-max N`), under a time and a memory limit. The same content twice gives
-/// the same digest and is stored once. Blocking: call it off the async threads.
+/// `__probe-model`, see [`super::probe_in_child`]), under a time and a memory limit. The same content twice gives
+/// the same digest and is stored once. That no prepacked copy could be made fails no import. Blocking: call it off the
+/// async threads.
 ///
 /// # Errors
 /// [`ImportError`]; nothing is left in `dest`.
 pub fn import(source: &Path, dest: &Path, policy: &ImportPolicy, child: &Path) -> Result<Imported, ImportError> {
     let (staged, description) = stage(source, dest, policy)?;
     let digest = staged.describe(&description)?;
-    probe::first_load(child, staged.path(), &description, policy)?;
+    let copy = policy.copies.as_ref().and_then(|copies| copies.begin(digest, description.weight_bytes()));
+    let copied = probe::check_first_load(child, staged.path(), &description, policy, copy.as_ref())?;
     staged.commit(dest, digest)?;
+    if let Some(copy) = copy.filter(|_| copied)
+        && let Err(error) = copy.keep()
+    {
+        tracing::info!(model = %digest, %error, "the prepacked copy could not be kept");
+    }
     Ok(Imported { digest, info: description.info })
 }
 

@@ -4,6 +4,7 @@
 //! resolved description; the digest of that one file is the package's identity. Runs are prepared in
 //! `prepare.rs`, sessions are made in `session.rs`.
 
+mod child;
 mod describe;
 mod external;
 mod facts;
@@ -26,6 +27,7 @@ mod tensors;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use child::{ChildLimits, ChildWork, first_load};
 pub(crate) use describe::Description;
 pub use import::{ImportPolicy, Imported, import};
 pub use info::{DimensionInfo, ModelInfo, Role, TensorInfo};

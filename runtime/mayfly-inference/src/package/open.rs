@@ -3,13 +3,14 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use mayfly_types::Digest;
 
 use super::describe::{DESCRIPTION, Description, FORMAT};
 use super::info::ModelInfo;
 use crate::PackageError;
+use crate::session::CopySource;
 use crate::tokenizer::Loaded;
 
 const DESCRIPTION_BYTES_MAX: u64 = 64 << 20;
@@ -18,7 +19,8 @@ const DESCRIPTION_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Package {
     digest: Digest,
-    folder: PathBuf,
+    folder: Arc<Path>,
+    weight_bytes: u64,
     description: Description,
     pub(crate) tokenizer: OnceLock<Loaded>,
 }
@@ -50,7 +52,8 @@ impl Package {
                 return Err(PackageError::Damaged("a file has another size than the description says".to_owned()));
             }
         }
-        Ok(Self { digest, folder: folder.to_owned(), description, tokenizer: OnceLock::new() })
+        let weight_bytes = description.weight_bytes();
+        Ok(Self { digest, folder: folder.into(), weight_bytes, description, tokenizer: OnceLock::new() })
     }
 
     /// The package's identity.
@@ -71,6 +74,11 @@ impl Package {
     /// The `.onnx` file to load.
     pub(crate) fn graph_path(&self) -> PathBuf {
         self.folder.join(&self.description.graph)
+    }
+
+    /// What a prepacked copy is made of.
+    pub(crate) fn copy_source(&self) -> CopySource {
+        CopySource { folder: Arc::clone(&self.folder), weight_bytes: self.weight_bytes }
     }
 
     /// Where a file of the package is.

@@ -10,7 +10,7 @@ use mayfly_types::Digest;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inference, RunStats};
-use crate::session::{Model, OutputPlan, Request};
+use crate::session::{self, Executor, Model, Options, OutputPlan, Refused, Request, Source};
 use crate::{Config, Device, ElementType, LoadError, Output, RunError, StartError, Tensor};
 
 fn folder() -> PathBuf {
@@ -25,7 +25,7 @@ fn start(config: Config) -> Inference {
 
 fn model(name: &str) -> Model {
     let file = folder().join(format!("{name}.onnx"));
-    Model { digest: Digest::of(name.as_bytes()), file, device: Device::Cpu, fixed_shapes: false }
+    Model { digest: Digest::of(name.as_bytes()), file, device: Device::Cpu, fixed_shapes: false, copy: None }
 }
 
 fn f32s(dimensions: &[u32], values: &[f32]) -> Tensor {
@@ -477,6 +477,42 @@ async fn runs_on_one_session_never_overlap_and_all_are_answered() {
         assert_eq!(sum.unwrap(), f32::from(n) + 1.0);
     }
     assert_eq!(inference.residency().models[0].runs, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_session_hands_over_what_waits() {
+    let options = Options::plain(&Config::default()).unwrap();
+    let load = || {
+        let (sender, loaded) = std::sync::mpsc::channel();
+        let ready = move |result: Result<Arc<Executor>, LoadError>| sender.send(result.unwrap()).unwrap();
+        session::start(model("slow"), options.clone(), Source::Best, ready, |_| ()).unwrap();
+        loaded.recv().unwrap()
+    };
+    let (old, new) = (load(), load());
+    let (never, begun) = (CancellationToken::new(), Begun::default());
+    let submit = |executor: &Arc<Executor>, request| {
+        let ticket = Arc::new(executor.ticket(soon(), &never).unwrap());
+        let answer = executor.submit(request, &ticket, begun.callback()).map_err(|(_, _, why)| why);
+        answer.map(|answer| (ticket, answer))
+    };
+    let (on_old, old_answer) = submit(&old, endless()).unwrap();
+    let (on_new, _) = submit(&new, endless()).unwrap();
+    until("both work", || begun.times() == 2).await;
+    let (_, waits) = submit(&old, slow(1)).unwrap();
+    let (leaver, left) = submit(&old, slow(1)).unwrap();
+    assert!(old.hand_over(&new));
+    assert_eq!(submit(&old, slow(1)).err(), Some(Refused::Closed));
+    // Who waited on the old one leaves the new one, whose current run is none of its business.
+    assert!(!old.leave(&leaver));
+    assert!(left.await.is_err(), "its inputs are dropped at once");
+    assert!(new.leave(&on_new));
+    assert!(waits.await.unwrap().is_ok(), "it ran on the new one");
+    assert_eq!(begun.times(), 3);
+    // The old one's run was never disturbed.
+    assert!(old.idle().is_none());
+    assert!(old.leave(&on_old));
+    assert!(old_answer.await.is_ok());
+    assert!(!old.hand_over(&new), "once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use ort::session::Session;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::load::{self, Loaded, Model, Options};
+use super::load::{self, Loaded, Model, Options, Source};
 use super::queue::{Job, Queue, Refused};
 use super::run::{self, Done, Request};
 use super::ticket::Ticket;
@@ -34,6 +34,9 @@ pub(crate) struct Executor {
     loaded: Instant,
     load: Duration,
     bytes: u64,
+    from_copy: bool,
+    /// Who took over what waited here.
+    successor: OnceLock<Arc<Self>>,
     runs: AtomicU64,
     /// When the arena last grew large, if it was not shrunk since.
     large: Mutex<Option<Instant>>,
@@ -49,13 +52,14 @@ pub(crate) type Returned = (Request, Box<dyn FnOnce() + Send>, Refused);
 pub(crate) fn start(
     model: Model,
     options: Options,
+    source: Source,
     ready: impl FnOnce(Result<Arc<Executor>, LoadError>) + Send + 'static,
     gone: impl FnOnce(&Arc<Executor>) + Send + 'static,
 ) -> Result<(), LoadError> {
     let name = format!("mayfly-{}", &model.digest.hex()[..8]);
     let work = move || {
         // The binding, too, can panic on a model that it did not foresee.
-        let loaded = catch_unwind(AssertUnwindSafe(|| load::load(&model, &options)))
+        let loaded = catch_unwind(AssertUnwindSafe(|| load::load(&model, &options, source)))
             .unwrap_or_else(|_| Err(LoadError::Failed { detail: "the load panicked".to_owned() }));
         match loaded {
             Ok(loaded) => {
@@ -77,7 +81,7 @@ pub(crate) fn start(
 
 impl Executor {
     fn new(model: Model, loaded: Loaded, runs_max: u32) -> Self {
-        tracing::info!(model = %model.digest, device = %model.device, load = ?loaded.load, bytes = loaded.bytes, "loaded");
+        tracing::info!(model = %model.digest, device = %model.device, load = ?loaded.load, bytes = loaded.bytes, copy = loaded.from_copy, "loaded");
         Self {
             model,
             queue: Queue::new(runs_max),
@@ -87,6 +91,8 @@ impl Executor {
             loaded: Instant::now(),
             load: loaded.load,
             bytes: loaded.bytes,
+            from_copy: loaded.from_copy,
+            successor: OnceLock::new(),
             runs: AtomicU64::new(0),
             large: Mutex::new(None),
         }
@@ -118,8 +124,11 @@ impl Executor {
     /// The caller of `ticket` left: a waiting run is dropped, a running one asked to stop. Gives whether it had started.
     pub(crate) fn leave(&self, ticket: &Arc<Ticket>) -> bool {
         let started = ticket.leave();
-        if !started {
-            self.queue.forget(ticket);
+        if !started
+            && !self.queue.forget(ticket)
+            && let Some(successor) = self.successor.get()
+        {
+            successor.queue.forget(ticket);
         }
         started
     }
@@ -135,6 +144,13 @@ impl Executor {
     /// Takes no more work; the session is dropped after the current run.
     pub(crate) fn close(&self) {
         self.queue.close();
+    }
+
+    /// Takes no more work and gives what waits to `successor`, which nobody else knows yet; the session is dropped after
+    /// the current run. False if it was closed before.
+    pub(crate) fn hand_over(&self, successor: &Arc<Self>) -> bool {
+        // Before the jobs go: who leaves meanwhile finds them.
+        self.successor.set(Arc::clone(successor)).is_ok() && self.queue.hand_over(&successor.queue)
     }
 
     /// Closes it if it was loaded at least `stay` ago and has been without work for `idle`.
@@ -154,6 +170,20 @@ impl Executor {
     /// Since its last run ended; none while it works.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.queue.idle()
+    }
+
+    /// Whether it runs on the package though a prepacked copy could be had.
+    pub(crate) fn wants_copy(&self) -> bool {
+        self.model.copy.is_some() && !self.from_copy
+    }
+
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Resident bytes that its load added.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(crate) fn load(&self) -> Duration {

@@ -1,14 +1,17 @@
 //! Making a session out of a package's model file.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mayfly_types::Digest;
 use ort::ep::{CUDA, ExecutionProvider as _};
 use ort::session::Session;
+use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, ValueType};
 use serde_json::json;
 
+use crate::copies::Copies;
 use crate::library::Library;
 use crate::{Config, Device, DimensionInfo, ElementType, LoadError, Package};
 
@@ -21,6 +24,23 @@ pub(crate) struct Model {
     pub(crate) device: Device,
     /// Whether every input has one shape only.
     pub(crate) fixed_shapes: bool,
+    /// What a prepacked copy is made of; none has no copy.
+    pub(crate) copy: Option<CopySource>,
+}
+
+/// A package, as far as making a copy of it needs.
+#[derive(Debug, Clone)]
+pub(crate) struct CopySource {
+    pub(crate) folder: Arc<Path>,
+    /// Bytes of the graph and the data beside it.
+    pub(crate) weight_bytes: u64,
+}
+
+impl Model {
+    /// A file that belongs to no package.
+    pub(super) fn of_file(file: PathBuf) -> Self {
+        Self { digest: Digest::of(b"probe"), file, device: Device::Cpu, fixed_shapes: false, copy: None }
+    }
 }
 
 impl Package {
@@ -28,7 +48,9 @@ impl Package {
     pub(crate) fn model(&self, device: Device) -> Model {
         let fixed = |dimension: &DimensionInfo| matches!(dimension, DimensionInfo::Fixed(_));
         let fixed_shapes = self.info().inputs.iter().all(|input| input.dimensions.iter().all(fixed));
-        Model { digest: self.digest(), file: self.graph_path(), device, fixed_shapes }
+        // Weights are packed for the CPU provider only.
+        let copy = (device == Device::Cpu).then(|| self.copy_source());
+        Model { digest: self.digest(), file: self.graph_path(), device, fixed_shapes, copy }
     }
 }
 
@@ -39,6 +61,26 @@ pub(crate) struct Options {
     /// Threads that work on one run.
     pub(crate) threads: usize,
     pub(crate) queue_runs_max: u32,
+    /// This node's prepacked copies.
+    pub(crate) copies: Option<Copies>,
+}
+
+impl Options {
+    /// For a process that only loads a file and ends.
+    pub(crate) fn plain(config: &Config) -> Result<Self, String> {
+        let threads = config.threads();
+        let library = crate::library::open(config, threads).map_err(|error| error.to_string())?;
+        Ok(Self { library, threads, queue_runs_max: config.queue_runs_max, copies: None })
+    }
+}
+
+/// Which file a session may be made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The prepacked copy, or the package where there is none.
+    Best,
+    /// The prepacked copy only: a session on the package is there already.
+    Copy,
 }
 
 /// A session and what its load took.
@@ -46,6 +88,8 @@ pub(super) struct Loaded {
     pub(super) session: Session,
     pub(super) load: Duration,
     pub(super) bytes: u64,
+    /// Whether it runs on a prepacked copy.
+    pub(super) from_copy: bool,
 }
 
 /// Says why `device` cannot be used, if it cannot.
@@ -66,11 +110,29 @@ pub(crate) fn check_device(library: &Library, device: Device) -> Result<(), Load
 }
 
 /// Loads `model`. Blocking, and slow for large models.
-pub(super) fn load(model: &Model, options: &Options) -> Result<Loaded, LoadError> {
+pub(super) fn load(model: &Model, options: &Options, source: Source) -> Result<Loaded, LoadError> {
     check_device(&options.library, model.device)?;
+    if model.copy.is_some()
+        && let Some(copies) = &options.copies
+        && let Some(file) = copies.find(model.digest)
+    {
+        match load_file(model, &file, options) {
+            Ok(loaded) => return Ok(Loaded { from_copy: true, ..loaded }),
+            Err(LoadError::Failed { detail }) => copies.discard(model.digest, &detail),
+            Err(error) => return Err(error),
+        }
+    }
+    match source {
+        Source::Best => load_file(model, &model.file, options),
+        Source::Copy => Err(LoadError::Failed { detail: "it has no prepacked copy that can be used".to_owned() }),
+    }
+}
+
+/// Makes a session of `file`, which is `model`'s own or a copy of it.
+pub(super) fn load_file(model: &Model, file: &Path, options: &Options) -> Result<Loaded, LoadError> {
     let before = resident_bytes();
     let began = Instant::now();
-    let session = session(model, options).map_err(|error| match model.device {
+    let session = session(model, file, options).map_err(|error| match model.device {
         // The provider is compiled in; that it failed is about this machine. Never the CPU instead.
         Device::Cuda if error.code() == ort::ErrorCode::ExecutionProviderFailure => {
             LoadError::NoDevice { device: model.device.as_str(), reason: super::run::readable(error.message()) }
@@ -80,10 +142,15 @@ pub(super) fn load(model: &Model, options: &Options) -> Result<Loaded, LoadError
     check_outlets("input", session.inputs())?;
     check_outlets("output", session.outputs())?;
     let load = began.elapsed();
-    Ok(Loaded { session, load, bytes: resident_bytes().saturating_sub(before) })
+    Ok(Loaded { session, load, bytes: resident_bytes().saturating_sub(before), from_copy: false })
 }
 
-fn session(model: &Model, options: &Options) -> ort::Result<Session> {
+fn session(model: &Model, file: &Path, options: &Options) -> ort::Result<Session> {
+    session_builder(model, options)?.commit_from_file(file)
+}
+
+/// The options of every session of `model`.
+pub(super) fn session_builder(model: &Model, options: &Options) -> ort::Result<SessionBuilder> {
     let mut builder = Session::builder(&options.library.environment)?
         .with_log_id(model.digest.to_string())?
         // Weights do not go through the arena, which would round them up to powers of two and keep them.
@@ -102,7 +169,7 @@ fn session(model: &Model, options: &Options) -> ort::Result<Session> {
     if model.device == Device::Cuda {
         builder = builder.with_execution_providers([CUDA::default().with_device_id(0).build().error_on_failure()])?;
     }
-    builder.commit_from_file(&model.file)
+    Ok(builder)
 }
 
 /// Everything that goes in and out must be a tensor of a type we know.
@@ -122,12 +189,9 @@ fn check_outlets(what: &str, outlets: &[Outlet]) -> Result<(), LoadError> {
 ///
 /// For the child process of an import: a model that kills the library kills only that.
 pub(crate) fn probe_load(model: &Path, config: &Config) -> Result<String, String> {
-    let threads = config.threads();
-    let library = crate::library::open(config, threads).map_err(|error| error.to_string())?;
-    let options = Options { library, threads, queue_runs_max: config.queue_runs_max };
-    let digest = Digest::of(b"probe");
-    let model = Model { digest, file: model.to_owned(), device: Device::Cpu, fixed_shapes: false };
-    let loaded = load(&model, &options).map_err(|error| match error {
+    let options = Options::plain(config)?;
+    let model = Model::of_file(model.to_owned());
+    let loaded = load_file(&model, &model.file, &options).map_err(|error| match error {
         LoadError::Failed { detail } => super::run::readable(&detail),
         other => other.to_string(),
     })?;
@@ -135,7 +199,7 @@ pub(crate) fn probe_load(model: &Path, config: &Config) -> Result<String, String
     Ok(json!({"inputs": describe(loaded.session.inputs()), "outputs": describe(loaded.session.outputs())}).to_string())
 }
 
-fn describe(outlet: &Outlet) -> serde_json::Value {
+pub(super) fn describe(outlet: &Outlet) -> serde_json::Value {
     let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
         return json!({"name": outlet.name()});
     };

@@ -108,13 +108,13 @@ impl Queue {
         }
     }
 
-    /// Takes the job of `ticket` out, if it still waits: its inputs need not wait for its turn.
-    pub(super) fn forget(&self, ticket: &Arc<Ticket>) {
+    /// Takes the job of `ticket` out, if it still waits: its inputs need not wait for its turn. Tells whether it did.
+    pub(super) fn forget(&self, ticket: &Arc<Ticket>) -> bool {
         let mut state = self.lock();
         let place = state.jobs.iter().position(|job| Arc::ptr_eq(&job.ticket, ticket));
         let job = place.and_then(|place| state.jobs.remove(place));
         drop(state);
-        drop(job);
+        job.is_some()
     }
 
     /// Takes no more jobs, and drops those that wait: their callers see that the executor is gone.
@@ -125,6 +125,26 @@ impl Queue {
         drop(state);
         self.wake.notify_one();
         drop(jobs);
+    }
+
+    /// Takes no more jobs, and gives those that wait to `to`, in their order and before any other of `to`. What was idle
+    /// here is idle for as long there. False, and nothing happens, if it is closed.
+    pub(super) fn hand_over(&self, to: &Self) -> bool {
+        let mut state = self.lock();
+        if state.closed {
+            return false;
+        }
+        state.closed = true;
+        let (jobs, used) = (std::mem::take(&mut state.jobs), state.used);
+        drop(state);
+        self.wake.notify_one();
+        let mut state = to.lock();
+        let newer = std::mem::replace(&mut state.jobs, jobs);
+        state.jobs.extend(newer);
+        state.used = used;
+        drop(state);
+        to.wake.notify_one();
+        true
     }
 
     /// Closes the queue if there has been no work for `least`, and tells whether it did.

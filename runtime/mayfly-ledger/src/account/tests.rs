@@ -154,11 +154,19 @@ fn rows_carry_price_and_amount() {
 #[test]
 fn a_call_holds_no_more_than_it_may_cost() {
     let rows = |quantity| [line(Meter::Rows, 1, quantity), line(Meter::GuestCpuMicros, 1, 1_000)];
-    let mut account = Account::new(call(), tariff(&[(Meter::Rows, 1_000_000_000)]), Some(money("0.01")));
+    let mut account = Account::new(
+        call(),
+        tariff(&[(Meter::Rows, 1_000_000_000)]),
+        Some(CostMax { amount: money("0.01"), of: "key limit request_cost_max" }),
+    );
     let first = account.hold(&rows(6)).unwrap();
     let refused = account.hold(&rows(5)).unwrap_err();
     assert_eq!((refused.kind, refused.retry_after_ms), (RefusalKind::Money, None));
-    assert!(refused.message.contains("0.01 at most: 0.006 held and used, 0.005 requested"), "{}", refused.message);
+    assert!(
+        refused.message.contains("key limit request_cost_max = 0.01: 0.006 held and used, 0.005 requested"),
+        "{}",
+        refused.message
+    );
     assert_eq!(account.exposure().cost, money("0.006"), "a refusal holds nothing");
     account.charge(first, &rows(2));
     account.release(first);

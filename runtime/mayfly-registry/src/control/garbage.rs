@@ -1,4 +1,4 @@
-//! Artifacts nobody refers to any more, and the compiled code made of them on this node, removed without racing a
+//! Artifacts nobody refers to any more, and what this node made of them (compiled code, prepacked copies), removed without racing a
 //! deploy that is about to refer to them.
 //!
 //! A workflow pins a digest from before it relies on the bytes until its record is written; what is pinned is not
@@ -94,6 +94,9 @@ impl Pins {
                 if let Err(error) = tools.remove_code(digest).await {
                     tracing::warn!(%digest, ?error, "compiled code nobody refers to could not be removed");
                 }
+                if let Err(error) = tools.remove_copy(digest).await {
+                    tracing::warn!(%digest, ?error, "the prepacked copy of a model nobody refers to could not be removed");
+                }
             }
             Err(error) => tracing::warn!(%digest, ?error, "could not tell whether an artifact is still referred to"),
         }
@@ -124,6 +127,33 @@ impl Control {
         }
         if removed > 0 {
             tracing::info!(removed, "removed compiled code that no deployment uses");
+        }
+        Ok(())
+    }
+
+    /// Removes prepacked copies on this node that fit another ONNX Runtime or CPU or whose model is gone. Trouble with
+    /// the folder is logged; the next start tries again.
+    pub(super) async fn sweep_copies(&self) -> Result<(), ControlError> {
+        let digests = match self.tools.stored_copies().await {
+            Ok(digests) => digests,
+            Err(error) => {
+                tracing::warn!(%error, "the folder of prepacked copies could not be swept");
+                return Ok(());
+            }
+        };
+        let mut removed = 0_u32;
+        for digest in digests {
+            let Some(_removal) = self.shared.pins.try_remove(digest) else { continue };
+            if self.records.is_referenced(digest).await? {
+                continue;
+            }
+            match self.tools.remove_copy(digest).await {
+                Ok(()) => removed = removed.saturating_add(1),
+                Err(error) => tracing::warn!(%digest, %error, "a prepacked copy could not be removed"),
+            }
+        }
+        if removed > 0 {
+            tracing::info!(removed, "removed prepacked copies of models that are gone");
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! What the workflows need from the crates below: compiled code and imported packages. Tests bring their own.
+//! What the workflows need from the crates below: compiled code, imported packages and copies of them. Tests bring their own.
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use mayfly_host::{CompileError, ComponentInfo, Host};
-use mayfly_inference::{ImportError, ImportPolicy, Imported};
+use mayfly_inference::{Copies, ImportError, ImportPolicy, Imported};
 use mayfly_types::Digest;
 
 /// The heavy work of the workflows.
@@ -27,6 +27,16 @@ pub trait Tools: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// What the file system said.
     async fn remove_code(&self, digest: Digest) -> std::io::Result<()>;
+    /// Models that have a prepacked copy on this node; copies for another ONNX Runtime or CPU are removed first.
+    ///
+    /// # Errors
+    /// What the file system said.
+    async fn stored_copies(&self) -> std::io::Result<Vec<Digest>>;
+    /// Removes the prepacked copy of a model, if there is one. What is mapped stays mapped.
+    ///
+    /// # Errors
+    /// What the file system said.
+    async fn remove_copy(&self, digest: Digest) -> std::io::Result<()>;
     /// Checks the model at `source` and stores it as `dest/<digest in hexadecimal digits>`. Blocking.
     ///
     /// # Errors
@@ -40,6 +50,18 @@ pub(super) struct HostTools {
     pub(super) host: Host,
     pub(super) policy: ImportPolicy,
     pub(super) child: PathBuf,
+}
+
+impl HostTools {
+    /// Works on the folder of copies off the async threads; without one there is nothing in it.
+    async fn with_copies<T: Default + Send + 'static>(
+        &self,
+        work: impl FnOnce(&Copies) -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
+        let Some(copies) = self.policy.copies.clone() else { return Ok(T::default()) };
+        let done = tokio::task::spawn_blocking(move || work(&copies)).await;
+        done.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    }
 }
 
 #[async_trait]
@@ -58,6 +80,14 @@ impl Tools for HostTools {
 
     async fn remove_code(&self, digest: Digest) -> std::io::Result<()> {
         self.host.remove_code(digest).await
+    }
+
+    async fn stored_copies(&self) -> std::io::Result<Vec<Digest>> {
+        self.with_copies(|copies| copies.stored()).await
+    }
+
+    async fn remove_copy(&self, digest: Digest) -> std::io::Result<()> {
+        self.with_copies(move |copies| copies.remove(digest)).await
     }
 
     fn import(&self, source: &Path, dest: &Path) -> Result<Imported, ImportError> {

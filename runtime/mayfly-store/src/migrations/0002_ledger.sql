@@ -9,7 +9,7 @@ CREATE TABLE ledger_boot (
     UNIQUE (node, boot)
 ) STRICT;
 
--- Who calls what, in so few combinations that each is written once. `digest` is SHA-256 over the others.
+-- Who calls what, in so few combinations that each is written once. `digest` is a hash over the others.
 CREATE TABLE ledger_subject (
     id              INTEGER PRIMARY KEY,
     tenant          BLOB NOT NULL,

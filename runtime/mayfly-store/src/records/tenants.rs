@@ -73,7 +73,10 @@ pub(super) fn delete_tenant(connection: &Connection, by: By, id: TenantId, at: i
     let left: Vec<_> = projects(connection, Some(id))?.into_iter().map(|project| project.name.to_string()).collect();
     if !left.is_empty() {
         let (count, left) = (left.len(), listed(&left));
-        return Err(DbError::Taken(format!("tenant `{}` has {count} projects: {left}; delete them first", tenant.name)));
+        return Err(DbError::Taken(format!(
+            "tenant `{}` has {count} projects: {left}; delete them first",
+            tenant.name
+        )));
     }
     let revoked = keys::end_of_tenant(connection, id, at)?;
     execute(connection, "UPDATE tenant SET deleted_at = ?2 WHERE id = ?1", params![id.to_bytes(), at])?;
@@ -126,12 +129,7 @@ pub(super) fn live_project(connection: &Connection, id: ProjectId) -> Result<Pro
 
 /// Refused while it has deployments. Its keys, models and uploads end with it; what was uploaded or imported may be of
 /// no more use now.
-pub(super) fn delete_project(
-    connection: &Connection,
-    by: By,
-    id: ProjectId,
-    at: i64,
-) -> Result<Vec<Digest>, DbError> {
+pub(super) fn delete_project(connection: &Connection, by: By, id: ProjectId, at: i64) -> Result<Vec<Digest>, DbError> {
     let project = live_project(connection, id)?;
     let left = deployments::names(connection, id)?;
     if !left.is_empty() {

@@ -336,9 +336,7 @@ async fn deletion(records: &dyn Records) {
     assert_eq!(records.projects(Some(owner.id)).await.unwrap(), []);
     assert_eq!(records.project(home.id).await.unwrap(), Some(home.clone()), "the ledger names it");
     let changed: Vec<_> = records.changes_since(version, 100).await.unwrap().into_iter().map(|c| c.kind).collect();
-    for kind in
-        [ChangeKind::Project(home.id), ChangeKind::Key(bound.id, bound.hash), ChangeKind::Model(own.id)]
-    {
+    for kind in [ChangeKind::Project(home.id), ChangeKind::Key(bound.id, bound.hash), ChangeKind::Model(own.id)] {
         assert!(changed.contains(&kind), "{kind:?}");
     }
 

@@ -137,6 +137,18 @@ async fn a_sweep_removes_what_no_deployment_uses() {
 }
 
 #[tokio::test]
+async fn a_prepacked_copy_goes_with_its_model() {
+    let world = World::new();
+    let model = world.control.add_model(Owner::Host, name("m"), world.staged_model(b"weights")).await.unwrap();
+    let elsewhere = Digest::of(b"removed by another node");
+    world.tools.copies.lock().unwrap().insert(elsewhere);
+    world.control.sweep().await.unwrap();
+    assert_eq!(*world.tools.copies.lock().unwrap(), [model.digest].into());
+    world.control.remove_model(model.id).await.unwrap();
+    assert!(world.tools.copies.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn models_are_granted_when_they_may_run() {
     let world = World::new();
     let (ours, theirs) = (world.project("ours").await, world.project("theirs").await);
@@ -227,4 +239,31 @@ async fn keys_belong_where_they_should() {
     assert!(matches!(nobody, Err(ControlError::NotFound("tenant"))), "{nobody:?}");
     assert!(matches!(world.control.create_project(ours.tenant, name("theirs")).await, Err(ControlError::Conflict(_))));
     assert!(matches!(world.control.create_tenant(name("ours")).await, Err(ControlError::Conflict(_))));
+}
+
+#[tokio::test]
+async fn a_project_that_is_deleted_while_it_is_deployed_to_is_either_gone_or_whole() {
+    let world = World::new();
+    let tenant = world.control.create_tenant(name("t")).await.unwrap();
+    for turn in 0..20 {
+        let project = world.control.create_project(tenant.id, name("p")).await.unwrap();
+        let delete = async {
+            // At another moment of the deploy each time.
+            for _ in 0..turn {
+                tokio::task::yield_now().await;
+            }
+            world.control.delete_project(project.id).await
+        };
+        let (deployed, deleted) = tokio::join!(world.deploy(&project, "d", b"component"), delete);
+        assert!(deployed.is_ok() != deleted.is_ok(), "turn {turn}: {deployed:?} {deleted:?}");
+        let left = world.store.records().deployment_count().await.unwrap();
+        assert_eq!(left, u64::from(deployed.is_ok()), "turn {turn}");
+        if let Ok(deployed) = deployed {
+            world.control.delete(&deployed.deployment).await.unwrap();
+            world.control.delete_project(project.id).await.unwrap();
+        }
+    }
+    let digest = Digest::of(b"component");
+    assert!(!world.store.records().is_referenced(digest).await.unwrap());
+    assert!(world.store.artifacts().file(digest).await.is_err(), "what nobody refers to is removed");
 }

@@ -19,6 +19,7 @@ use mayfly_types::*;
 #[derive(Debug, Default)]
 pub(crate) struct CountingTools {
     code: Mutex<HashSet<Digest>>,
+    pub(crate) copies: Mutex<HashSet<Digest>>,
     pub(crate) compiles: AtomicU32,
 }
 
@@ -59,6 +60,15 @@ impl Tools for CountingTools {
         Ok(())
     }
 
+    async fn stored_copies(&self) -> std::io::Result<Vec<Digest>> {
+        Ok(self.copies.lock().unwrap().iter().copied().collect())
+    }
+
+    async fn remove_copy(&self, digest: Digest) -> std::io::Result<()> {
+        self.copies.lock().unwrap().remove(&digest);
+        Ok(())
+    }
+
     fn import(&self, source: &Path, dest: &Path) -> Result<Imported, ImportError> {
         let Ok(bytes) = std::fs::read(source.join("model.onnx")) else {
             return Err(ImportError::Refused("there is no `.onnx` file".to_owned()));
@@ -67,6 +77,7 @@ impl Tools for CountingTools {
         let folder = dest.join(digest.hex());
         std::fs::create_dir(&folder)?;
         std::fs::write(folder.join("model.onnx"), bytes)?;
+        self.copies.lock().unwrap().insert(digest);
         Ok(Imported { digest, info: info() })
     }
 }

@@ -1,0 +1,150 @@
+//! Prepacked copies: for each model and this node, the optimised graph with its weights packed for this CPU in a file
+//! that sessions map. A session on a copy runs faster, loads faster, and shares its weights through the page cache.
+//!
+//! A copy is a by-product of an import, or made in the background when a model was loaded without one; the work happens
+//! in a child process (`package/probe.rs`). Which session runs on which file is decided in [`crate::session`] and
+//! [`crate::residency`]; nothing here fails a load or an import.
+
+mod cpu;
+mod folder;
+mod maker;
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mayfly_types::Digest;
+
+use self::folder::Folder;
+use self::maker::Queue;
+use crate::package::ChildLimits;
+use crate::{Config, RuntimeInfo};
+
+pub(crate) use self::folder::{Draft, GRAPH, WEIGHTS};
+pub(crate) use self::maker::Order;
+
+/// Below this a copy saves nothing that anybody would notice.
+const WEIGHT_BYTES_MIN: u64 = 1 << 20;
+/// Weights smaller than this stay inside the copy's graph.
+pub(crate) const EXTERNAL_BYTES_MIN: u64 = 1024;
+/// What else shapes a copy, beside library and CPU. Change it with the way copies are made.
+const SHAPED_BY: &str = "copy 1, CPU provider, all optimisations, device-allocated initializers, external from 1024";
+
+/// Where prepacked copies are kept, and what making one may take.
+#[derive(Debug, Clone)]
+pub struct CopySettings {
+    /// On this node, never shared, and only for this; made if it is not there.
+    pub folder: PathBuf,
+    /// The binary that is its own limited child (`__probe-model`).
+    pub child: PathBuf,
+    /// Time for making one.
+    pub timeout: Duration,
+    /// Memory for making one.
+    pub bytes_max: u64,
+}
+
+/// The prepacked copies of this node. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Copies(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    folder: Folder,
+    settings: CopySettings,
+    ort_dylib: PathBuf,
+    /// False: none is used or made, and those there are can still be removed.
+    enabled: bool,
+    /// Packages whose copy was made, tried or found damaged: not tried again before the next start.
+    tried: Mutex<HashSet<Digest>>,
+    queue: Queue,
+}
+
+impl Copies {
+    /// Opens the folder; what earlier starts left half-made goes.
+    pub(crate) fn open(settings: CopySettings, config: &Config, library: &RuntimeInfo) -> io::Result<Self> {
+        let cpu = cpu::fingerprint();
+        if cpu.is_none() && config.prepack {
+            tracing::info!("no prepacked copies of models: the system does not tell what CPU this is");
+        }
+        let enabled = config.prepack && cpu.is_some();
+        let shaped_by = format!("{SHAPED_BY}\n{}\n{}", library.providers.join(","), cpu.unwrap_or_default());
+        let folder = Folder::open(&settings.folder, &library.version, &shaped_by)?;
+        Ok(Self(Arc::new(Inner {
+            folder,
+            settings,
+            ort_dylib: library.dylib.clone(),
+            enabled,
+            tried: Mutex::default(),
+            queue: Queue::default(),
+        })))
+    }
+
+    fn tried(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.0.tried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The graph of the copy of package `digest`, if there is one that fits its manifest; one that does not is removed.
+    pub(crate) fn find(&self, digest: Digest) -> Option<PathBuf> {
+        if !self.0.enabled {
+            return None;
+        }
+        match self.0.folder.find(digest) {
+            Ok(found) => found,
+            Err(why) => {
+                self.discard(digest, &why.to_string());
+                None
+            }
+        }
+    }
+
+    /// Removes a copy that cannot be used. Another one is made after the next start at the earliest.
+    pub(crate) fn discard(&self, digest: Digest, why: &str) {
+        tracing::warn!(model = %digest, why, "a prepacked copy cannot be used and is removed; the package itself is loaded");
+        self.tried().insert(digest);
+        if let Err(error) = self.0.folder.remove(digest) {
+            tracing::warn!(model = %digest, ?error, "the prepacked copy could not be removed");
+        }
+    }
+
+    /// A copy to be made of package `digest`, unless there is one, one was tried, or it is not worth it.
+    pub(crate) fn begin(&self, digest: Digest, weight_bytes: u64) -> Option<Draft> {
+        if !self.0.enabled || weight_bytes < WEIGHT_BYTES_MIN || self.0.folder.has(digest) {
+            return None;
+        }
+        if !self.tried().insert(digest) {
+            return None;
+        }
+        let draft = self.0.folder.draft(digest, weight_bytes);
+        draft.map_err(|why| tracing::info!(model = %digest, %why, "no prepacked copy is made")).ok()
+    }
+
+    /// What the child may take.
+    fn limits(&self) -> ChildLimits<'_> {
+        let settings = &self.0.settings;
+        ChildLimits { timeout: settings.timeout, bytes_max: settings.bytes_max, ort_dylib: Some(&self.0.ort_dylib) }
+    }
+
+    fn child(&self) -> &Path {
+        &self.0.settings.child
+    }
+
+    /// The packages that have a copy for this library and CPU; copies for others are removed first. Blocking.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub fn stored(&self) -> io::Result<Vec<Digest>> {
+        self.0.folder.sweep()
+    }
+
+    /// Removes the copy of a package, if there is one. What is mapped stays mapped. Blocking.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub fn remove(&self, digest: Digest) -> io::Result<()> {
+        // An import of the same package later is a new attempt.
+        self.tried().remove(&digest);
+        self.0.folder.remove(digest)
+    }
+}
