@@ -31,6 +31,8 @@ const READERS: usize = 3;
 const READS_WAITING_MAX: usize = 4096;
 /// Page cache of a connection that reads. Small on purpose: the system's page cache holds the file.
 const READER_CACHE_KIB: i64 = 512;
+/// Bytes of a page of a database made here.
+const PAGE_BYTES: i64 = 1024;
 /// Page cache of the connection that writes: the pages that every commit touches stay in it.
 const WRITER_CACHE_KIB: i64 = 4096;
 /// Bytes the write-ahead log keeps on disk after a checkpoint.
@@ -208,6 +210,8 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, DbError> {
     let writes = access.contains(OpenFlags::SQLITE_OPEN_READ_WRITE);
     connection.pragma_update(None, "cache_size", -if writes { WRITER_CACHE_KIB } else { READER_CACHE_KIB })?;
     if writes {
+        // Before the first table: a commit writes whole pages, and most commits change a few hundred bytes.
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
         if mode != "wal" {
             return Err(DbError::Failed { detail: format!("the file system does not allow WAL (mode is {mode})") });
