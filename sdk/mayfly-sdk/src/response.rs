@@ -105,7 +105,7 @@ impl Response {
         let Ok(outgoing) = response.body() else { unreachable!("the body of a new response is there once") };
         ResponseOutparam::set(answer, Ok(response));
         let mut writer = match outgoing.write() {
-            Ok(stream) => BodyWriter { stream, room: 0 },
+            Ok(stream) => BodyWriter::new(stream),
             Err(()) => return,
         };
         let written = match body {
@@ -113,6 +113,7 @@ impl Response {
             Payload::Bytes(bytes) => writer.write_all(&bytes).map_err(Error::from),
             Payload::Stream(write) => write(&mut writer),
         };
+        let written = written.and_then(|()| writer.drain().map_err(Error::from));
         match written {
             Ok(()) => {
                 // A stream must go before the body it writes to.
@@ -149,30 +150,54 @@ fn head(status: u16, headers: &[(String, Vec<u8>)]) -> Option<OutgoingResponse> 
 /// Where the body of a [`Response::stream`] is written to. Use it through [`std::io::Write`].
 pub struct BodyWriter {
     stream: OutputStream,
-    /// Bytes that the host takes right now.
-    room: u64,
+    /// Written and not handed to the host yet: many small writes become one.
+    pending: Vec<u8>,
+}
+
+/// Bytes that are held back at most until the next flush.
+const PENDING_BYTES_MAX: usize = 16 * 1024;
+
+impl BodyWriter {
+    fn new(stream: OutputStream) -> Self {
+        Self { stream, pending: Vec::new() }
+    }
+
+    /// Hands what is pending to the host.
+    fn drain(&mut self) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        self.hand_over(&pending)
+    }
+
+    fn hand_over(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            // Each answer is good for one write, however small.
+            let room = self.stream.check_write().map_err(gone)?;
+            if room == 0 {
+                self.stream.subscribe().block();
+                continue;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            self.stream.write(now).map_err(gone)?;
+            bytes = later;
+        }
+        Ok(())
+    }
 }
 
 impl Write for BodyWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.is_empty() {
-            return Ok(0);
+        if self.pending.len() + bytes.len() < PENDING_BYTES_MAX {
+            self.pending.extend_from_slice(bytes);
+        } else {
+            self.drain()?;
+            self.hand_over(bytes)?;
         }
-        while self.room == 0 {
-            self.room = self.stream.check_write().map_err(gone)?;
-            if self.room == 0 {
-                self.stream.subscribe().block();
-            }
-        }
-        let count = bytes.len().min(usize::try_from(self.room).unwrap_or(usize::MAX));
-        self.stream.write(&bytes[..count]).map_err(gone)?;
-        self.room -= count as u64;
-        Ok(count)
+        Ok(bytes.len())
     }
 
     /// Hands everything written so far to the caller.
     fn flush(&mut self) -> io::Result<()> {
-        self.room = 0;
+        self.drain()?;
         self.stream.blocking_flush().map_err(gone)
     }
 }

@@ -10,34 +10,30 @@ use serde_json::{Value, json};
 
 use crate::Bench;
 use crate::row::Row;
-use crate::server::{Server, deploy, upload};
+use crate::server::Server;
 
 pub(crate) const TOKENS: &str = "token_limit_exactness";
 pub(crate) const MONEY: &str = "money_cap_overspend";
 
 /// Tokens per minute of the key under test.
 const LIMIT: u64 = 6_000;
-/// Tokens of one call: the fixture's encoder counts the ids it is given.
+/// Tokens of one call.
 const TOKENS_PER_CALL: u64 = 10;
 
 fn server(bench: &Bench) -> anyhow::Result<Server> {
     let server = Server::start(bench, &[])?;
     server.add_model("encoder", &bench.root.join("tests/fixtures/models/embedder"))?;
-    let mut admin = server.connect_admin()?;
-    let wasm = std::fs::read(bench.root.join("tests/fixtures/guests/target/wasm32-wasip2/release/hostile.wasm"))?;
-    let digest = upload(&mut admin, &wasm)?;
-    deploy(&mut admin, "nn", &json!({ "handler": { "digest": digest }, "models": { "encoder": "encoder" } }))?;
+    server.deploy_builtin("embeddings", "embed", &[("model", "encoder")])?;
     Ok(server)
 }
 
-/// A call that costs exactly [`TOKENS_PER_CALL`].
+const PATH: &str = "/d/default/embed/v1/embeddings";
+const LIMITS: &str = "/api/v1/projects/default/deployments/embed/limits";
+
+/// A call that costs exactly [`TOKENS_PER_CALL`]: token ids are counted as they come.
 fn plan() -> Vec<u8> {
-    let count = usize::try_from(TOKENS_PER_CALL).expect("ten");
-    let (ids, mask) = (vec![7; count], vec![1; count]);
-    let plan = json!({ "model": "encoder", "inputs": [
-        { "name": "input_ids", "ty": "i64", "dims": [1, count], "data": ids },
-        { "name": "attention_mask", "ty": "i64", "dims": [1, count], "data": mask } ] });
-    plan.to_string().into_bytes()
+    let ids = vec![3; usize::try_from(TOKENS_PER_CALL).expect("ten")];
+    json!({ "model": "embed", "input": ids }).to_string().into_bytes()
 }
 
 fn put(server: &Server, path: &str, body: &Value) -> anyhow::Result<()> {
@@ -50,7 +46,7 @@ fn put(server: &Server, path: &str, body: &Value) -> anyhow::Result<()> {
 #[expect(clippy::cast_precision_loss, reason = "counts of one minute")]
 pub(crate) fn tokens(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let server = server(bench)?;
-    put(&server, "/api/v1/projects/default/deployments/nn/limits", &json!({ "tokens_per_minute": LIMIT }))?;
+    put(&server, LIMITS, &json!({ "tokens_per_minute": LIMIT }))?;
     let seconds = if bench.quick { 15 } else { 60 };
     let (passed, over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
     let (lone_retries, lone_refused) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -62,7 +58,7 @@ pub(crate) fn tokens(bench: &Bench) -> anyhow::Result<Vec<Row>> {
                     let mut connection = server.connect()?;
                     let body = plan();
                     while !over.load(Ordering::Relaxed) {
-                        let answer = connection.call("POST", "/d/default/nn/nn", &body)?;
+                        let answer = connection.call("POST", PATH, &body)?;
                         match answer.status {
                             200 => passed.lock().unwrap_or_else(PoisonError::into_inner).push(begun.elapsed()),
                             429 => {
@@ -87,13 +83,16 @@ pub(crate) fn tokens(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     // Alone now: a retry at the stated time must succeed.
     let mut connection = server.connect()?;
     for _ in 0..if bench.quick { 5 } else { 20 } {
-        while connection.call("POST", "/d/default/nn/nn", &plan())?.status == 200 {}
-        let refused = connection.call("POST", "/d/default/nn/nn", &plan())?;
+        let mut refused = connection.call("POST", PATH, &plan())?;
+        while refused.status == 200 {
+            ensure!(begun.elapsed() < Duration::from_secs(600), "the limit does not hold");
+            refused = connection.call("POST", PATH, &plan())?;
+        }
         if refused.status == 429 {
             let wait = refused.header("retry-after-ms").context("retry-after-ms")?.parse()?;
             std::thread::sleep(Duration::from_millis(wait));
             lone_retries.fetch_add(1, Ordering::Relaxed);
-            let again = connection.call("POST", "/d/default/nn/nn", &plan())?;
+            let again = connection.call("POST", PATH, &plan())?;
             lone_refused.fetch_add(u64::from(again.status != 200), Ordering::Relaxed);
         }
     }
@@ -132,7 +131,7 @@ pub(crate) fn money(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     ensure!(added.status < 300, "price: {}", String::from_utf8_lossy(&added.body));
     // A call costs 0.10: the cap pays for 400 calls, and not for a part of one more.
     let cap = json!({ "spend": { "amount": "40.05", "per": "month" } });
-    put(&server, "/api/v1/projects/default/deployments/nn/limits", &cap)?;
+    put(&server, LIMITS, &cap)?;
     let (paid, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let callers: Vec<_> = (0..64)
@@ -142,7 +141,8 @@ pub(crate) fn money(bench: &Bench) -> anyhow::Result<Vec<Row>> {
                     let body = plan();
                     let mut denied = 0;
                     while denied < 3 {
-                        let answer = connection.call("POST", "/d/default/nn/nn", &body)?;
+                        ensure!(paid.load(Ordering::Relaxed) < 1_000, "the cap does not hold");
+                        let answer = connection.call("POST", PATH, &body)?;
                         match answer.status {
                             200 => paid.fetch_add(1, Ordering::Relaxed),
                             402 => {
