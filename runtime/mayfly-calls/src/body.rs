@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use mayfly_host::BodyError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// A body: an error ends the connection without a proper end, so that nobody takes a part for the whole.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -71,8 +71,8 @@ impl http_body::Body for Limited {
 /// What the task of a call sends to its streamed answer.
 #[derive(Debug)]
 pub(crate) enum Piece {
-    /// Bytes whose usage is durable.
-    Data(Bytes),
+    /// Bytes whose usage is durable, and who wants to know that they were written.
+    Data(Bytes, oneshot::Sender<()>),
     /// The proper end; the call has settled.
     End(Option<HeaderMap>),
     /// Cut the connection.
@@ -89,11 +89,13 @@ struct CutOff(&'static str);
 pub(crate) struct Streamed {
     pieces: mpsc::Receiver<Piece>,
     ended: bool,
+    /// The last frame, as long as it may be in the server's hands only, and whether the server has had its turn since.
+    unwritten: Option<(oneshot::Sender<()>, bool)>,
 }
 
 impl Streamed {
     pub(crate) fn new(pieces: mpsc::Receiver<Piece>) -> Self {
-        Self { pieces, ended: false }
+        Self { pieces, ended: false, unwritten: None }
     }
 }
 
@@ -105,9 +107,21 @@ impl http_body::Body for Streamed {
         if self.ended {
             return Poll::Ready(None);
         }
+        // The server asks for the next frame before it writes the last one: it writes when there is none for the moment.
+        if let Some((_, had_turn @ false)) = &mut self.unwritten {
+            *had_turn = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some((written, _)) = self.unwritten.take() {
+            let _ = written.send(());
+        }
         let piece = ready!(self.pieces.poll_recv(cx)).unwrap_or(Piece::Cut("the host failed"));
         Poll::Ready(match piece {
-            Piece::Data(bytes) => Some(Ok(Frame::data(bytes))),
+            Piece::Data(bytes, written) => {
+                self.unwritten = Some((written, false));
+                Some(Ok(Frame::data(bytes)))
+            }
             Piece::End(trailers) => {
                 self.ended = true;
                 trailers.map(|trailers| Ok(Frame::trailers(trailers)))
@@ -158,12 +172,12 @@ mod tests {
     #[tokio::test]
     async fn an_answer_without_its_end_is_an_error() {
         let (pieces, receiver) = mpsc::channel(4);
-        pieces.send(Piece::Data(Bytes::from_static(b"half"))).await.unwrap();
+        pieces.send(Piece::Data(Bytes::from_static(b"half"), oneshot::channel().0)).await.unwrap();
         drop(pieces);
         assert!(Streamed::new(receiver).collect().await.is_err());
 
         let (pieces, receiver) = mpsc::channel(4);
-        pieces.send(Piece::Data(Bytes::from_static(b"all"))).await.unwrap();
+        pieces.send(Piece::Data(Bytes::from_static(b"all"), oneshot::channel().0)).await.unwrap();
         pieces.send(Piece::End(None)).await.unwrap();
         assert_eq!(Streamed::new(receiver).collect().await.unwrap().to_bytes(), "all");
     }

@@ -295,6 +295,7 @@ async fn pump(
     copy: &mut Copied,
 ) -> Result<(), Broken> {
     let deadline = Instant::from_std(call.deadline);
+    let mut last: Option<oneshot::Receiver<()>> = None;
     loop {
         // A free place means that the frame before was taken.
         let place = tokio::select! {
@@ -313,9 +314,20 @@ async fn pump(
             }
         }
         let Some(frame) = run.frames.pop_front() else { return Ok(()) };
+        // No usage of the next frame before the one before was written.
+        if let Some(written) = last.take() {
+            tokio::select! {
+                biased;
+                written = written => written.map_err(|_dropped| Broken::Left)?,
+                () = call.stop.cancelled() => return Err(Broken::Stopped),
+                () = sleep_until(deadline) => return Err(Broken::Deadline),
+            }
+        }
         progress(call, call.budget.before_frame(now(), status)).await.map_err(Broken::Journal)?;
         copy.add(call, &frame);
-        place.send(Piece::Data(frame));
+        let (written, seen) = oneshot::channel();
+        place.send(Piece::Data(frame, written));
+        last = Some(seen);
     }
 }
 

@@ -244,7 +244,8 @@ async fn what_is_durable_is_at_most_one_frame_ahead_of_the_reader() {
     let mut test = start(Wish { bytes_max: 0, ..Wish::default() });
     let mut body = (&mut test.answer).await.unwrap().into_body();
     let read = data_then_count(&mut test, &mut body).await;
-    assert_eq!(read, [(1, 2), (2, 3), (3, 4)]);
+    // A frame that was read counts as written once its reader comes back for more.
+    assert_eq!(read, [(1, 1), (2, 3), (3, 4)]);
     drop(body);
     let dead = test.guest.dies_when_cancelled(Duration::ZERO);
     test.task.await.unwrap();
