@@ -13,7 +13,7 @@ fn main() {
 /// `runtime/setup.sh` builds them into `handlers/target` before this crate is built.
 fn handlers(root: &Path) {
     let folder = root.join("handlers/target/wasm32-wasip2/release");
-    for name in ["classify", "embeddings"] {
+    for name in ["chat", "classify", "embeddings"] {
         let file = folder.join(format!("{name}.wasm"));
         println!("cargo::rerun-if-changed={}", file.display());
         if !file.exists() {

@@ -37,6 +37,45 @@ pub(crate) fn real_model(name: &str) -> PathBuf {
     folder
 }
 
+/// What a server's clock and disk do, from the outside: see `tests/fixtures/faults/faults.c`.
+pub(crate) struct Faults {
+    library: PathBuf,
+    control: PathBuf,
+}
+
+impl Faults {
+    fn new(folder: &Path) -> Self {
+        let (library, control) = (folder.join("faults.so"), folder.join("faults"));
+        let source = root().join("tests/fixtures/faults/faults.c");
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+        assert!(built.expect("a C compiler, as the set-up asks for").success());
+        std::fs::write(&control, [0; 16]).unwrap();
+        Self { library, control }
+    }
+
+    fn environment(&self) -> [(String, String); 2] {
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        [("LD_PRELOAD".to_owned(), text(&self.library)), ("FAULTS_FILE".to_owned(), text(&self.control))]
+    }
+
+    /// The wall clock is `seconds` ahead of the real one, or behind it.
+    pub(crate) fn shift_clock(&self, seconds: i64) {
+        self.set(0, seconds);
+    }
+
+    /// The file system is read-only, or no more.
+    pub(crate) fn read_only(&self, is: bool) {
+        self.set(8, i64::from(is));
+    }
+
+    /// Changed in place: the server has the file mapped.
+    fn set(&self, at: u64, value: i64) {
+        use std::os::unix::fs::FileExt as _;
+        let file = std::fs::OpenOptions::new().write(true).open(&self.control).unwrap();
+        file.write_all_at(&value.to_ne_bytes(), at).unwrap();
+    }
+}
+
 /// A running server. Dropping it kills the process.
 pub(crate) struct Server {
     pub(crate) folder: TempDir,
@@ -80,6 +119,15 @@ impl Server {
         let mut command = on_disk("exec \"$@\"");
         command.arg(BINARY);
         Some(Self::first_start(folder, Vec::new(), command))
+    }
+
+    /// A fresh one whose clock and disk do what the test says.
+    pub(crate) fn start_with_faults(settings: &[(&str, &str)]) -> (Self, Faults) {
+        let folder = tempfile::tempdir().unwrap();
+        let faults = Faults::new(folder.path());
+        let environment = settings.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+        let environment = environment.chain(faults.environment()).collect();
+        (Self::first_start(folder, environment, Command::new(BINARY)), faults)
     }
 
     fn first_start(folder: TempDir, environment: Vec<(String, String)>, command: Command) -> Self {
@@ -160,10 +208,14 @@ impl Server {
 
     /// A fresh one where deployment `meter` runs rows of a model that is called `rows` in the price book.
     pub(crate) async fn start_metered(settings: &[(&str, &str)]) -> Self {
-        let server = Self::start_with(settings);
-        server.add_model("rows", &tiny_model("rows.onnx"));
-        server.deploy_guest("meter", "meter", json!({ "models": { "rows": "rows" } })).await;
-        server
+        Self::start_with(settings).metered().await
+    }
+
+    /// With deployment `meter`, as [`Self::start_metered`].
+    pub(crate) async fn metered(self) -> Self {
+        self.add_model("rows", &tiny_model("rows.onnx"));
+        self.deploy_guest("meter", "meter", json!({ "models": { "rows": "rows" } })).await;
+        self
     }
 
     /// From now on a unit of `meter` costs `amount`.

@@ -281,3 +281,32 @@ async fn fifty_changes_at_once_never_give_out_more_than_the_pool() {
     assert_eq!(problem["code"], "conflict");
     assert!(problem["detail"].as_str().unwrap().contains(&given_out.to_string()), "{problem}");
 }
+
+#[tokio::test]
+async fn a_deploy_key_leaves_the_operators_limits_alone() {
+    let server = Server::start();
+    server.deploy_guest("echo", "hostile", json!({})).await;
+    let deploy = server.cli_json(&["keys", "create", "--project", "default", "--scope", "deploy"]);
+    let deploy = deploy["secret"].as_str().unwrap();
+    let (key, _) = server.call_key(json!({})).await;
+    let put = async |path: &str, limits: Value| {
+        let url = format!("{}/api/v1{path}/limits", server.admin);
+        let response = server.http.put(url).bearer_auth(deploy).json(&limits).send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json::<Value>().await.unwrap()["code"].as_str().unwrap_or_default().to_owned())
+    };
+    let forbidden = (403, "insufficient_scope".to_owned());
+    for path in ["/projects/default/deployments/echo".to_owned(), format!("/keys/{key}")] {
+        assert_eq!(put(&path, json!({ "concurrency": 3 })).await.0, 200, "its own");
+        server.limit(&path, json!({ "concurrency": 2 })).await;
+        for wanted in [json!({}), json!({ "concurrency": 9 }), json!({ "concurrency": 1 })] {
+            assert_eq!(put(&path, wanted).await, forbidden);
+        }
+        assert_eq!(server.get(&format!("{path}/limits")).await, json!({ "concurrency": 2 }));
+        server.limit(&path, json!({})).await;
+        assert_eq!(put(&path, json!({ "concurrency": 4 })).await.0, 200, "the operator has let go of it");
+    }
+    for path in ["/projects/default", "/tenants/default"] {
+        assert_ne!(put(path, json!({ "concurrency": 3 })).await.0, 200);
+    }
+}

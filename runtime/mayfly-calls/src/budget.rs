@@ -111,8 +111,9 @@ impl CallBudget {
         self.lock().account.record(lines);
     }
 
-    pub(crate) fn before_frame(&self, at: i64, status: u16) -> Vec<Row> {
-        self.lock().account.before_frame(at, status)
+    /// See [`Account::before_frame`].
+    pub(crate) fn before_frame(&self, at: i64, status: u16, upto: u64) -> Vec<Row> {
+        self.lock().account.before_frame(at, status, upto)
     }
 
     /// The end of the call; none if it has ended.
@@ -207,5 +208,9 @@ impl Budget for CallBudget {
         let mut inner = self.lock();
         inner.account.release(hold);
         inner.follow();
+    }
+
+    fn answers(&self, body: u32, bytes: usize) {
+        self.lock().account.answers(body, bytes);
     }
 }

@@ -198,6 +198,8 @@ impl Calls {
             code,
             request: for_guest(call, context, request),
             deployment: context.resolved.deployment.id,
+            tenant: context.resolved.project.tenant,
+            key: context.key.id,
             grants: context.resolved.grants.clone(),
             limits: context.resolved.limits.clone(),
             budget: call.budget.clone(),

@@ -210,7 +210,7 @@ async fn whole(call: &OpenCall, mut parts: http::response::Parts, run: Run, head
 /// The answer is long or slow: durable usage before each frame, settlement before the end.
 async fn stream(call: &OpenCall, mut parts: http::response::Parts, mut run: Run, head: Head) {
     let status = parts.status.as_u16();
-    if let Err(error) = progress(call, call.budget.before_frame(now(), status)).await {
+    if let Err(error) = progress(call, call.budget.before_frame(now(), status, 0)).await {
         let timings = run.abandon(call).await;
         return fail(call, Broken::Journal(error), &timings, head).await;
     }
@@ -296,6 +296,8 @@ async fn pump(
 ) -> Result<(), Broken> {
     let deadline = Instant::from_std(call.deadline);
     let mut last: Option<oneshot::Receiver<()>> = None;
+    // Bytes of the answer up to the end of the frame that is handed over.
+    let mut upto = 0_u64;
     loop {
         // A free place means that the frame before was taken.
         let place = tokio::select! {
@@ -323,7 +325,8 @@ async fn pump(
                 () = sleep_until(deadline) => return Err(Broken::Deadline),
             }
         }
-        progress(call, call.budget.before_frame(now(), status)).await.map_err(Broken::Journal)?;
+        upto = upto.saturating_add(u64::try_from(frame.len()).unwrap_or(u64::MAX));
+        progress(call, call.budget.before_frame(now(), status, upto)).await.map_err(Broken::Journal)?;
         copy.add(call, &frame);
         let (written, seen) = oneshot::channel();
         place.send(Piece::Data(frame, written));

@@ -131,6 +131,7 @@ impl From<RecordsError> for Failure {
         match error {
             RecordsError::NotFound(what) => Self::not_found(what),
             RecordsError::Taken(text) => Self::new(ErrorCode::Conflict, text),
+            RecordsError::Operators(text) => Self::new(ErrorCode::InsufficientScope, text),
             RecordsError::Unwritable(text) => Self::storage(&text),
             RecordsError::Failed { detail } => Self::storage(&detail),
         }
@@ -145,6 +146,7 @@ impl From<ControlError> for Failure {
             ControlError::NotFound(what) => Self::not_found(what),
             ControlError::Conflict(text) => Self::new(ErrorCode::Conflict, text),
             ControlError::NotApproved(text) => Self::new(ErrorCode::NotApproved, text),
+            ControlError::Operators(text) => Self::new(ErrorCode::InsufficientScope, text),
             ControlError::Storage(text) => Self::storage(&text),
             ControlError::Host { detail } => Self::internal(&detail),
         }
@@ -224,7 +226,7 @@ mod tests {
         for failure in [
             Failure::from(RecordsError::Failed { detail: secret.to_owned() }),
             ControlError::Host { detail: secret.to_owned() }.into(),
-            ArtifactError::Failed { detail: secret.to_owned(), full: true }.into(),
+            ArtifactError::Failed { detail: secret.to_owned(), unwritable: true }.into(),
             JournalError::Failed { detail: secret.to_owned() }.into(),
         ] {
             assert!(!json(failure.into_envelope()).await.to_string().contains("fire"));

@@ -1,8 +1,10 @@
 //! HTTP at the edge of a guest: no outbound requests, and nothing reserved or broken in a response's head.
 
+use std::sync::Arc;
+
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode};
-use mayfly_types::GuestLimits;
+use mayfly_types::{Budget, GuestLimits};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::fault::headers_text;
@@ -13,7 +15,12 @@ const BODY_CHUNK_BYTES: usize = 256 << 10;
 
 /// What the host decides about HTTP.
 #[derive(Debug)]
-pub(crate) struct Hooks;
+pub(crate) struct Hooks {
+    /// Told of what is answered.
+    pub(crate) budget: Arc<dyn Budget>,
+    /// Bodies the guest has begun to write.
+    pub(crate) bodies: u32,
+}
 
 type Sending = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 

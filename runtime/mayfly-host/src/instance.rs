@@ -14,7 +14,7 @@ use crate::engine::Inner;
 use crate::http::Hooks;
 use crate::keyvalue::KeyValueState;
 use crate::limiter::Limiter;
-use crate::nn::NnState;
+use crate::nn::{Asker, NnState};
 use crate::output::{Allowance, GuestOutput};
 use crate::state::GuestState;
 use crate::{Clock, HostError, Invocation, LogStream, RunEnd};
@@ -170,6 +170,13 @@ impl Drop for Instance {
     }
 }
 
+/// Tenants take turns; a prompt is gone on from only within the deployment and key that brought it.
+fn asker(invocation: &Invocation) -> Asker {
+    let mut scope = blake3::Hasher::new_derive_key("mayfly prefix reuse: deployment and key");
+    scope.update(&invocation.deployment.to_bytes()).update(&invocation.key.to_bytes());
+    Asker { owner: u128::from_be_bytes(invocation.tenant.to_bytes()), reuse: Some(*scope.finalize().as_bytes()) }
+}
+
 fn state(
     inner: &Inner,
     inference: &mayfly_inference::Inference,
@@ -199,7 +206,7 @@ fn state(
         table,
         wasi,
         http,
-        hooks: Hooks,
+        hooks: Hooks { budget: Arc::clone(&invocation.budget), bodies: 0 },
         limiter: Limiter::new(limits.memory_bytes_max, limits.table_elements_max),
         nn: NnState::new(
             inference.clone(),
@@ -210,7 +217,8 @@ fn state(
             call.closed().clone(),
             clock.clone(),
         )
-        .with_meter(Arc::clone(meter)),
+        .with_meter(Arc::clone(meter))
+        .with_asker(asker(invocation)),
         keyvalue: KeyValueState {
             store: Arc::clone(&inner.key_values),
             deployment: invocation.deployment,

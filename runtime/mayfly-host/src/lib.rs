@@ -5,6 +5,7 @@
 //! process ([`compile_in_child`] is the child's side); [`Host::code`] maps stored code; [`Host::run`] answers one
 //! request with a fresh instance. Work on models is held on the caller's [`mayfly_types::Budget`] before it starts.
 
+mod answer;
 mod background;
 mod body;
 mod call;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use mayfly_inference::Inference;
-use mayfly_types::{Budget, DeploymentId, GuestLimits};
+use mayfly_types::{Budget, DeploymentId, GuestLimits, KeyId, TenantId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
@@ -35,6 +35,10 @@ pub struct Invocation {
     pub request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
     /// Whose call it is: its key-value store is the one the guest opens.
     pub deployment: DeploymentId,
+    /// Who owns the deployment: generations of one tenant share its turn.
+    pub tenant: TenantId,
+    /// The key of the caller: prompts are reused within one deployment and key.
+    pub key: KeyId,
     /// Models and configuration.
     pub grants: Arc<Grants>,
     /// Limits of the revision.
@@ -229,8 +233,17 @@ impl Guest {
     ) {
         let meter = Arc::clone(self.instance.meter());
         let handling = handle(self.instance.store(), &self.pre, &self.clock, request, sender);
+        // The guest first: one that ends in its first turn registers no timer.
         let outcome = tokio::select! {
             biased;
+            result = Metered::new(handling, meter) => match result {
+                Ok(()) => Ok(()),
+                Err(Stopped::Guest(error)) => Err(classify(&error, &self.limits, self.instances_max)),
+                Err(Stopped::Host(error)) => {
+                    tracing::error!(error = format!("{error:#}"), "a request could not be handed to its handler");
+                    Err(HostError::Host { detail: format!("{error:#}") })
+                }
+            },
             () = self.call.stopped().cancelled() => Err(HostError::Cancelled),
             () = tokio::time::sleep_until(self.deadline.into()) => {
                 Err(HostError::Deadline { limit_ms: self.limits.deadline_ms_max })
@@ -240,14 +253,6 @@ impl Guest {
                 let text = format!("the handler went on for body_end_grace_ms = {grace} ms after its response had ended");
                 Err(GuestFault::Limit(text).into())
             }
-            result = Metered::new(handling, meter) => match result {
-                Ok(()) => Ok(()),
-                Err(Stopped::Guest(error)) => Err(classify(&error, &self.limits, self.instances_max)),
-                Err(Stopped::Host(error)) => {
-                    tracing::error!(error = format!("{error:#}"), "a request could not be handed to its handler");
-                    Err(HostError::Host { detail: format!("{error:#}") })
-                }
-            },
         };
         // Decided before the store goes: the body's end must find it. Dropping the instance tells the end.
         let _held = self.call.decide(outcome);

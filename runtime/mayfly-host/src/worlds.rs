@@ -47,7 +47,7 @@ const EXACT: [&str; 9] = [
 ];
 
 /// Our own, any patch version of 0.1.
-const MAYFLY: [&str; 2] = ["models", "tokenizer"];
+const MAYFLY: [&str; 3] = ["generation", "models", "tokenizer"];
 
 /// Names at the outside of a component.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -199,7 +199,7 @@ mod tests {
         check(&["wasi:http/types@0.2.0", "wasi:cli/environment@0.2.6", "wasi:io/poll@0.2.12"], handler, Ok(()));
         check(&["wasi:nn/tensor@0.2.0-rc-2024-10-28", "wasi:config/store@0.2.0-rc.1"], handler, Ok(()));
         check(&["wasi:keyvalue/store@0.2.0-draft", "wasi:keyvalue/batch@0.2.0-draft"], handler, Ok(()));
-        check(&["mayfly:inference/models@0.1.4"], handler, Ok(()));
+        check(&["mayfly:inference/models@0.1.4", "mayfly:inference/generation@0.1.0"], handler, Ok(()));
     }
 
     #[test]

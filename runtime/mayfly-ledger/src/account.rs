@@ -7,6 +7,10 @@ use mayfly_types::{HoldId, Line, Meter, ModelId, Money, Refusal, RefusalKind};
 
 use crate::{Ask, Call, Kind, Outcome, Rate, Row, RowLine, Tariff};
 
+mod marks;
+
+use marks::Marks;
+
 /// What is counted apart.
 type Subject = (Meter, Option<ModelId>);
 type Sums = BTreeMap<Subject, i64>;
@@ -58,8 +62,11 @@ pub struct Account {
     closed: bool,
     ended: bool,
     opened: bool,
-    /// Usage has grown since the last row.
-    grown: bool,
+    /// How often usage has grown, and how often it had in the last row.
+    grown: u64,
+    told: u64,
+    /// Where in the answer usage grew: what stands behind bytes that have not left.
+    marks: Marks,
 }
 
 impl Account {
@@ -75,7 +82,9 @@ impl Account {
             closed: false,
             ended: false,
             opened: false,
-            grown: false,
+            grown: 0,
+            told: 0,
+            marks: Marks::default(),
         }
     }
 
@@ -166,7 +175,7 @@ impl Account {
             let tally = self.tally(subject);
             tally.used = tally.used.saturating_add(quantity);
             tally.held -= drawn;
-            self.grown = true;
+            self.grown = self.grown.saturating_add(1);
         }
     }
 
@@ -240,19 +249,38 @@ impl Account {
         sums.into_iter().map(|(subject, quantity)| self.priced(subject).row_line(subject, quantity)).collect()
     }
 
-    /// The rows to make durable before the next frame leaves: `Open` and `Progress` the first time, `Progress` when
-    /// usage has grown since, none otherwise.
-    pub fn before_frame(&mut self, at: i64, status: u16) -> Vec<Row> {
-        if self.ended || (self.opened && !self.grown) {
+    /// The next `bytes` of the answer were made; usage so far stands behind them. A handler may write to several bodies, of
+    /// which one is its answer, and nobody can tell which: then all usage stands behind whatever leaves.
+    pub fn answers(&mut self, body: u32, bytes: usize) {
+        let Self { marks, tallies, grown, .. } = self;
+        marks.add(body, bytes, *grown, || tallies.iter().map(|(subject, tally)| (*subject, tally.used)).collect());
+    }
+
+    /// The rows to make durable before the bytes of the answer up to `upto` leave (0: the head alone): `Open` and
+    /// `Progress` the first time, `Progress` when the usage behind them has grown since, none otherwise.
+    ///
+    /// What was done for later bytes already is not in them: a crash would bill what nobody can have received.
+    pub fn before_frame(&mut self, at: i64, status: u16, upto: u64) -> Vec<Row> {
+        if self.ended {
             return Vec::new();
+        }
+        self.marks.leave(upto);
+        let mark = self.marks.first();
+        let grown = mark.map_or(self.grown, |mark| mark.grown);
+        if self.opened && grown <= self.told {
+            return Vec::new();
+        }
+        let mut progress = self.row(Kind::Progress, at, status);
+        if let Some(mark) = mark {
+            progress.lines = mark.used.iter().filter_map(|&(subject, used)| self.line(subject, used)).collect();
         }
         let mut rows = Vec::with_capacity(2);
         if !self.opened {
             rows.push(Row { lines: Vec::new(), ..self.row(Kind::Open, at, status) });
         }
-        rows.push(self.row(Kind::Progress, at, status));
+        rows.push(progress);
         self.opened = true;
-        self.grown = false;
+        self.told = self.told.max(grown);
         rows
     }
 
@@ -276,9 +304,13 @@ impl Account {
         Some(if outcome.is_owed() { row } else { row.into_void(outcome) })
     }
 
+    /// None for nothing.
+    fn line(&self, subject: Subject, used: i64) -> Option<RowLine> {
+        (used > 0).then(|| self.priced(subject).row_line(subject, used))
+    }
+
     fn row(&self, kind: Kind, at: i64, status: u16) -> Row {
-        let used = self.tallies.iter().filter(|(_, tally)| tally.used > 0);
-        let lines = used.map(|(subject, tally)| tally.row_line(*subject, tally.used));
+        let lines = self.tallies.iter().filter_map(|(subject, tally)| self.line(*subject, tally.used));
         Row {
             kind,
             call: self.call.clone(),

@@ -2,7 +2,7 @@
 //! second time beside them, by the prices as a person would read them off a list.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use mayfly_types::{
@@ -17,6 +17,8 @@ use crate::{
 };
 
 const HOUR: i64 = 3_600_000_000;
+/// Of an answer.
+const FRAME_BYTES: usize = 64;
 /// When prices change.
 const NOON: i64 = 12 * HOUR;
 /// Of each tenant, per hour.
@@ -116,6 +118,10 @@ struct Live {
     /// Counted by itself: input and output tokens.
     input: u64,
     output: u64,
+    /// The same, as of each frame that was made and has not left.
+    made: VecDeque<(u64, u64)>,
+    /// Bytes of the answer that left.
+    left: u64,
     /// As of the last frame that left, none if none did.
     delivered: Option<(u64, u64)>,
 }
@@ -198,6 +204,8 @@ impl World {
             reserved: Ask::default(),
             holds: Vec::new(),
             input: 0,
+            made: VecDeque::new(),
+            left: 0,
             output: 0,
             delivered: None,
         });
@@ -245,9 +253,16 @@ impl World {
     fn frame(&mut self, random: &mut Random) {
         let Some(nth) = random.place(self.live.len()) else { return };
         let live = &mut self.live[nth];
-        let rows = live.account.before_frame(self.now.wall, 200);
+        // The handler makes frames ahead of the one that leaves, and works on.
+        if live.made.is_empty() || random.one_in(2) {
+            live.account.answers(0, FRAME_BYTES);
+            live.made.push_back((live.input, live.output));
+            return;
+        }
+        live.left += u64::try_from(FRAME_BYTES).unwrap();
+        let rows = live.account.before_frame(self.now.wall, 200, live.left);
         self.ledger.append(rows);
-        live.delivered = Some((live.input, live.output));
+        live.delivered = live.made.pop_front();
     }
 
     fn end(&mut self, random: &mut Random) {

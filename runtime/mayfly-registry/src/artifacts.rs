@@ -27,8 +27,8 @@ pub enum ArtifactError {
     Failed {
         /// For the log.
         detail: String,
-        /// Whether the disk is full.
-        full: bool,
+        /// Whether the disk is full or read-only.
+        unwritable: bool,
     },
 }
 

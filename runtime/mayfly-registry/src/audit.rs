@@ -2,21 +2,6 @@
 
 use mayfly_types::{KeyId, ProjectId, RequestId, TenantId};
 
-/// A change to be written down. Who made it comes from [`crate::actor`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditEntry {
-    /// Whose thing was changed; none is the host's.
-    pub tenant: Option<TenantId>,
-    /// The project it belongs to; none if it is not one project's.
-    pub project: Option<ProjectId>,
-    /// What was done, for example `price.add`.
-    pub action: &'static str,
-    /// To what: a name or an id.
-    pub target: String,
-    /// What else is worth knowing. An object; small; nothing that opens a door.
-    pub details: serde_json::Value,
-}
-
 /// A change that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRow {

@@ -28,7 +28,7 @@ use crate::{
 use garbage::Pins;
 pub use keys::KeyRequest;
 use tools::HostTools;
-pub use tools::Tools;
+pub use tools::{Derived, Tools};
 use turns::Turns;
 
 /// Where a deploy's handler comes from.
@@ -169,8 +169,10 @@ impl Control {
     /// [`ControlError`].
     pub async fn sweep(&self) -> Result<(), ControlError> {
         self.sweep_uploads().await?;
-        self.sweep_code().await?;
-        self.sweep_copies().await
+        for derived in Derived::ALL {
+            self.sweep_derived(derived).await?;
+        }
+        Ok(())
     }
 
     /// Stores and compiles the handler, resolves grants, adds a revision and makes it active. Goes on to its end if

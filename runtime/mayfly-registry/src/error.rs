@@ -13,6 +13,9 @@ pub enum RecordsError {
     /// The name is taken, or the record is in use.
     #[error("{0}")]
     Taken(String),
+    /// Only the operator may; the text says why.
+    #[error("{0}")]
+    Operators(String),
     /// The store has no room or is read-only; the text says which. Nothing was written.
     #[error("{0}")]
     Unwritable(String),
@@ -42,6 +45,9 @@ pub enum ControlError {
     /// The operator has to agree first.
     #[error("{0}")]
     NotApproved(String),
+    /// Only the operator may.
+    #[error("{0}")]
+    Operators(String),
     /// The store has no room or cannot be written.
     #[error("the host could not store this: {0}")]
     Storage(String),
@@ -58,6 +64,7 @@ impl From<RecordsError> for ControlError {
         match error {
             RecordsError::NotFound(what) => Self::NotFound(what),
             RecordsError::Taken(text) => Self::Conflict(text),
+            RecordsError::Operators(text) => Self::Operators(text),
             RecordsError::Unwritable(text) => Self::Storage(text),
             RecordsError::Failed { detail } => Self::Host { detail },
         }
@@ -71,7 +78,7 @@ impl From<ArtifactError> for ControlError {
             ArtifactError::Incomplete => Self::Invalid(error.to_string()),
             // Only digests that our own records name are looked for.
             ArtifactError::Missing(_) => Self::Host { detail: error.to_string() },
-            ArtifactError::Failed { full: true, .. } => Self::Storage("the disk is full".to_owned()),
+            ArtifactError::Failed { unwritable: true, detail } => Self::Storage(detail),
             ArtifactError::Failed { detail, .. } => Self::Host { detail },
         }
     }

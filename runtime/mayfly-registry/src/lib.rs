@@ -23,10 +23,10 @@ mod unpack;
 
 pub use actor::Actor;
 pub use artifacts::{ArtifactError, Artifacts};
-pub use audit::{AuditEntry, AuditQuery, AuditRow};
+pub use audit::{AuditQuery, AuditRow};
 pub use cache::{Directory, DirectoryStats, Resolved};
 pub use config::{Config, REVOCATION_BOUND_MS};
-pub use control::{Control, DeployRequest, Deployed, HandlerSource, KeyRequest, Tools};
+pub use control::{Control, DeployRequest, Deployed, Derived, HandlerSource, KeyRequest, Tools};
 pub use error::{ControlError, RecordsError};
 pub use key::{KeyScope, SecretKey, hash_secret};
 pub use manifest::{Build, Manifest, ManifestError, ModelEntry, ModelTable};

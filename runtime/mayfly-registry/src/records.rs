@@ -4,8 +4,7 @@ use async_trait::async_trait;
 use mayfly_types::{DeploymentId, Digest, KeyId, LevelId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId};
 
 use crate::{
-    Active, AuditEntry, AuditQuery, AuditRow, Deployment, Key, Model, Owner, Project, RecordsError, Revision,
-    RevisionSpec, Tenant,
+    Active, AuditQuery, AuditRow, Deployment, Key, Model, Owner, Project, RecordsError, Revision, RevisionSpec, Tenant,
 };
 
 /// What kind of record changed.
@@ -123,8 +122,6 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     /// such revision or named model this package.
     async fn is_referenced(&self, digest: Digest) -> Result<bool, RecordsError>;
 
-    /// Writes down a change of something that is not a record (prices, credit), as the actor of now.
-    async fn audit(&self, entry: AuditEntry) -> Result<(), RecordsError>;
     /// The trail, newest first.
     async fn audit_log(&self, query: &AuditQuery) -> Result<Vec<AuditRow>, RecordsError>;
 

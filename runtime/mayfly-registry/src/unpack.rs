@@ -56,8 +56,8 @@ pub enum UnpackError {
     Failed {
         /// For the log.
         detail: String,
-        /// Whether the disk is full.
-        full: bool,
+        /// Whether the disk is full or read-only.
+        unwritable: bool,
     },
 }
 
@@ -89,7 +89,8 @@ pub async fn unpack_model(
         }
     }
     drop(pieces);
-    let done = work.await.unwrap_or_else(|error| Err(UnpackError::Failed { detail: error.to_string(), full: false }));
+    let done =
+        work.await.unwrap_or_else(|error| Err(UnpackError::Failed { detail: error.to_string(), unwritable: false }));
     match done {
         Ok(folder) if overlong => {
             let _ = tokio::fs::remove_dir_all(&folder).await;
@@ -122,7 +123,10 @@ fn unpack_or_remove(
         }
         (Err(Stop::Disk(error)), None) => UnpackError::Failed {
             detail: error.to_string(),
-            full: matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            unwritable: matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem
+            ),
         },
     };
     let _ = fs::remove_dir_all(&folder);

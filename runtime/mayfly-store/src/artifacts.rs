@@ -98,7 +98,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, ArtifactError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| artifact_error(what, &error)),
-        Err(error) => Err(ArtifactError::Failed { detail: format!("{what}: {error}"), full: false }),
+        Err(error) => Err(ArtifactError::Failed { detail: format!("{what}: {error}"), unwritable: false }),
     }
 }
 
@@ -126,7 +126,7 @@ impl Artifacts for FileArtifacts {
     async fn adopt_folder(&self, digest: Digest, folder: PathBuf) -> Result<(), ArtifactError> {
         if !folder.starts_with(&self.0.staging) {
             let detail = "the folder is not below the staging folder".to_owned();
-            return Err(ArtifactError::Failed { detail, full: false });
+            return Err(ArtifactError::Failed { detail, unwritable: false });
         }
         let sealed = folder.clone();
         blocking("sealing a folder", move || folder::seal(&sealed)).await?;

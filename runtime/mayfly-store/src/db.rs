@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::journal::Ledger;
 use crate::{DbError, Fsync, Node};
-use commit::{Appending, Pending};
+use commit::Pending;
 use queue::Job;
 use writer::Writers;
 
@@ -93,8 +93,8 @@ impl Db {
         }
         let checkpoints = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         // A commit that waits for the disk must not do so on a caller's thread.
-        let may_help = opening.fsync == Fsync::None;
-        let writers = Writers::start(connection, checkpoints, Ledger::new(node), may_help, guard)?;
+        let callers = opening.fsync == Fsync::None;
+        let writers = Writers::start(connection, checkpoints, Ledger::new(node), callers, guard)?;
         let db = Self(Arc::new(Inner {
             writers,
             idle: Mutex::new(Vec::with_capacity(READERS)),
@@ -137,15 +137,13 @@ impl Db {
         answer.await.unwrap_or(Err(DbError::Closed))
     }
 
-    /// Appends rows to the ledger and returns the position of the last once they are committed. Where nobody else is
-    /// writing, the calling thread commits them itself: two hand-overs between threads cost more than the commit.
+    /// Appends rows to the ledger and returns the position of the last once they are committed, with those of other
+    /// callers, on this thread or another's.
     ///
     /// # Errors
     /// As [`Db::write`].
     pub(crate) async fn append(&self, append: Append) -> Result<Position, DbError> {
-        let (reply, answer) = oneshot::channel();
-        self.0.writers.send(Job::Append(Appending { append, reply }))?;
-        answer.await.unwrap_or(Err(DbError::Closed))
+        self.0.writers.append(append).await
     }
 
     /// Runs `work` on a read-only connection off the async threads. It sees one state of the database (a snapshot)

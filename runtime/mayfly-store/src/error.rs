@@ -46,6 +46,9 @@ pub enum DbError {
     /// The name is taken, or the record is in use.
     #[error("{0}")]
     Taken(String),
+    /// Only the operator may.
+    #[error("{0}")]
+    Operators(String),
     /// As many reads or writes as the store holds back are waiting.
     #[error("the store cannot keep up ({waiting} operations are waiting)")]
     Busy {
@@ -58,6 +61,12 @@ pub enum DbError {
     /// The file or its file system cannot be written.
     #[error("the store is read-only")]
     ReadOnly,
+    /// The disk failed; a file system that became read-only while it was open is told like this, too.
+    #[error("the disk failed")]
+    Disk {
+        /// For the log.
+        detail: String,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -82,6 +91,7 @@ impl From<rusqlite::Error> for DbError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Self::ReadOnly,
+            Some(ErrorCode::SystemIoFailure) => Self::Disk { detail: error.to_string() },
             _ => Self::Failed { detail: error.to_string() },
         }
     }
@@ -92,7 +102,9 @@ impl From<DbError> for RecordsError {
         match error {
             DbError::NotFound(what) => Self::NotFound(what),
             DbError::Taken(text) => Self::Taken(text),
+            DbError::Operators(text) => Self::Operators(text),
             DbError::Full | DbError::ReadOnly => Self::Unwritable(error.to_string()),
+            DbError::Disk { detail } => Self::Unwritable(detail),
             DbError::Failed { detail } => Self::Failed { detail },
             DbError::Busy { .. } | DbError::Closed => Self::Failed { detail: error.to_string() },
         }
@@ -102,6 +114,7 @@ impl From<DbError> for RecordsError {
 /// An artifact operation failed at `what`.
 pub(crate) fn artifact_error(what: &str, error: &std::io::Error) -> ArtifactError {
     use std::io::ErrorKind;
-    let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-    ArtifactError::Failed { detail: format!("{what}: {error}"), full }
+    let unwritable =
+        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem);
+    ArtifactError::Failed { detail: format!("{what}: {error}"), unwritable }
 }

@@ -31,6 +31,7 @@ use mayfly_types::{LevelId, LevelLimits, Meter, RequestId, TenantId};
 use rusqlite::Connection;
 
 use crate::db::Db;
+use crate::records::audit::By;
 use crate::{DbError, Node, Store, prices};
 
 pub(crate) use ledger::Ledger;
@@ -138,7 +139,8 @@ impl Journal for SqliteLedger {
     }
 
     async fn grant(&self, grant: Grant) -> Result<Position, JournalError> {
-        self.write(move |connection, ledger| spent::grant(connection, ledger, &grant)).await
+        let by = By::now();
+        self.write(move |connection, ledger| spent::grant(connection, by, ledger, &grant)).await
     }
 
     async fn credit(&self, level: LevelId) -> Result<Option<Credit>, JournalError> {
@@ -179,7 +181,8 @@ impl Prices for SqliteLedger {
     }
 
     async fn add_price(&self, entry: NewPrice, now: i64) -> Result<Result<Price, PriceError>, JournalError> {
-        self.db.write(move |connection| prices::add(connection, &entry, now)).await.map_err(journal_error)
+        let by = By::now();
+        self.db.write(move |connection| prices::add(connection, by, &entry, now)).await.map_err(journal_error)
     }
 
     async fn fix_currency(&self, currency: &str) -> Result<(), JournalError> {
@@ -209,7 +212,7 @@ pub(crate) fn meter_of(number: i64) -> Result<Meter, DbError> {
 fn journal_error(error: DbError) -> JournalError {
     match error {
         DbError::Busy { waiting } => JournalError::Full { waiting },
-        DbError::Failed { detail } => JournalError::Failed { detail },
+        DbError::Failed { detail } | DbError::Disk { detail } => JournalError::Failed { detail },
         other => JournalError::Failed { detail: other.to_string() },
     }
 }

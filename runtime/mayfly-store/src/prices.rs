@@ -1,11 +1,13 @@
-//! The price book in SQLite: append-only, checked in the transaction that adds to it.
+//! The price book in SQLite: append-only, checked in the transaction that adds to it and writes that down.
 
 use mayfly_ledger::{NewPrice, Price, PriceBook, PriceError};
 use mayfly_types::{Meter, TenantId};
 use rusqlite::{Connection, OptionalExtension as _, params};
+use serde_json::json;
 
 use crate::DbError;
 use crate::journal::{meter_number, meter_of};
+use crate::records::audit::{self, AuditEntry, By};
 
 /// All prices, by id.
 pub(crate) fn all(connection: &Connection) -> Result<Vec<Price>, DbError> {
@@ -32,7 +34,12 @@ pub(crate) fn all(connection: &Connection) -> Result<Vec<Price>, DbError> {
 }
 
 /// Adds a price that the stored book accepts.
-pub(crate) fn add(connection: &Connection, entry: &NewPrice, now: i64) -> Result<Result<Price, PriceError>, DbError> {
+pub(crate) fn add(
+    connection: &Connection,
+    by: By,
+    entry: &NewPrice,
+    now: i64,
+) -> Result<Result<Price, PriceError>, DbError> {
     let unset = || DbError::Failed { detail: "the host's currency is not fixed yet".to_owned() };
     let currency = currency(connection)?.ok_or_else(unset)?;
     let mut price = match PriceBook::new(all(connection)?).check(entry, &currency, now) {
@@ -52,6 +59,19 @@ pub(crate) fn add(connection: &Connection, entry: &NewPrice, now: i64) -> Result
         price.created_at,
     ];
     price.id = connection.prepare_cached(sql)?.query_row(values, |row| row.get(0))?;
+    let details = json!({
+        "model": entry.model,
+        "pool": entry.pool,
+        "meter": entry.meter,
+        "amount": entry.amount,
+        "per": entry.per,
+        "currency": currency,
+        "from_micros": price.from,
+        "until_micros": price.until,
+    });
+    let (tenant, target) = (price.tenant, format!("price {}", price.id));
+    let entry = AuditEntry { tenant, project: None, action: "price.add", target, details };
+    audit::enter(connection, by, &entry)?;
     Ok(Ok(price))
 }
 

@@ -1,6 +1,6 @@
 //! [`Records`] in SQLite. Each method is one closure on [`Db`]; the SQL is in the files below, by kind of record.
 
-mod audit;
+pub(crate) mod audit;
 mod changes;
 mod deployments;
 mod keys;
@@ -11,8 +11,8 @@ mod tenants;
 
 use async_trait::async_trait;
 use mayfly_registry::{
-    Active, AuditEntry, AuditQuery, AuditRow, Change, Deployment, Key, Model, Owner, Project, Records, RecordsError,
-    Revision, RevisionSpec, Tenant,
+    Active, AuditQuery, AuditRow, Change, Deployment, Key, Model, Owner, Project, Records, RecordsError, Revision,
+    RevisionSpec, Tenant,
 };
 use mayfly_types::{DeploymentId, Digest, KeyId, LevelId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId};
 
@@ -187,9 +187,6 @@ impl Records for SqliteRecords {
         read!(self, deployments::is_referenced(digest))
     }
 
-    async fn audit(&self, entry: AuditEntry) -> Answer<()> {
-        write!(self, audit::enter(&entry))
-    }
     async fn audit_log(&self, query: &AuditQuery) -> Answer<Vec<AuditRow>> {
         let query = query.clone();
         read!(self, audit::log(&query))

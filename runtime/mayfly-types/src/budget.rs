@@ -51,6 +51,12 @@ pub trait Budget: Send + Sync + fmt::Debug {
 
     /// Gives back what was not charged. Called once for each hold.
     fn release(&self, hold: HoldId);
+
+    /// The guest has written the next `bytes` of its `body`th body, and what was charged until now stands behind them. Told
+    /// before anybody can see them. An account that bills nothing while its call runs need not know.
+    fn answers(&self, body: u32, bytes: usize) {
+        let _ = (body, bytes);
+    }
 }
 
 /// A hold as a value: nothing can forget to give it back.

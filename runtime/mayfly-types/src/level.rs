@@ -29,6 +29,19 @@ impl LevelId {
     }
 }
 
+/// What kind of level and which: `tenant ten_…`.
+impl Display for LevelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())?;
+        match self {
+            Self::Tenant(id) => write!(f, " {id}"),
+            Self::Project(id) => write!(f, " {id}"),
+            Self::Deployment(id) => write!(f, " {id}"),
+            Self::Key(id) => write!(f, " {id}"),
+        }
+    }
+}
+
 /// The time a cap on money is for. Periods begin at whole UTC hours, days and months.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 /// Name (without `builtin:`), what it is for, and the component.
-const BUILTINS: [(&str, &str, &[u8]); 2] = [
+const BUILTINS: [(&str, &str, &[u8]); 3] = [
+    (
+        "chat",
+        "chat with a decoder, as OpenAI's /v1/chat/completions and /v1/responses",
+        include_bytes!(concat!(env!("MAYFLY_HANDLERS"), "/chat.wasm")),
+    ),
     (
         "classify",
         "bytes or text to labels with scores",

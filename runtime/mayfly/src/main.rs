@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use mayfly::cli::Cli;
 
+/// A request makes some hundred short-lived allocations on two threads. ONNX Runtime allocates through the C library, which
+/// [`mayfly_inference::prepare_process`] sets up to give memory back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before any thread: the process' environment and allocator settings.
     mayfly_inference::prepare_process();

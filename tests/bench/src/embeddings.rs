@@ -27,7 +27,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     server.deploy_builtin("embeddings", "embed", &[("model", "minilm")])?;
     let mut connection = server.connect()?;
     let body = format!("{{\"model\":\"embed\",\"input\":\"{SENTENCE}\"}}");
-    let mut peer = Peer::open(&package, threads)?;
+    let mut peer = Peer::open(bench, &package, threads)?;
 
     let first = connection.call("POST", "/d/default/embed/v1/embeddings", body.as_bytes())?;
     ensure!(first.status == 200, "the server answered {}: {}", first.status, String::from_utf8_lossy(&first.body));
@@ -75,12 +75,10 @@ struct Peer {
 }
 
 impl Peer {
-    fn open(package: &Path, threads: usize) -> anyhow::Result<Self> {
-        let dylib = crate::server::onnxruntime()?;
-        let environment = ort::init_from(&dylib)?.build()?;
+    fn open(bench: &Bench, package: &Path, threads: usize) -> anyhow::Result<Self> {
         let mut tokenizer = Tokenizer::from_file(package.join("tokenizer.json")).map_err(|e| anyhow::anyhow!("{e}"))?;
         tokenizer.with_padding(None).with_truncation(None).map_err(|e| anyhow::anyhow!("{e}"))?;
-        let session = Session::builder(&environment)?
+        let session = Session::builder(&bench.onnxruntime()?)?
             .with_intra_threads(threads)
             .map_err(|e| anyhow::anyhow!("{e}"))?
             .with_intra_op_spinning(false)

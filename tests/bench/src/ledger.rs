@@ -1,6 +1,6 @@
 //! The ledger without HTTP: how fast calls are held and settled, and what a large one costs.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,14 +14,20 @@ use mayfly_types::{
 };
 
 use crate::Bench;
+use crate::measure::Samples;
 use crate::row::Row;
 
 pub(crate) const SETTLE: &str = "hold_and_settle_per_second";
+pub(crate) const ADDED_P50: &str = "limits_and_ledger_added_p50";
+pub(crate) const ADDED_P99: &str = "limits_and_ledger_added_p99";
 pub(crate) const MONTH: &str = "month_of_one_tenant";
 pub(crate) const VERIFY: &str = "ledger_verify_per_second";
 pub(crate) const BYTES: &str = "ledger_bytes_per_row";
 
 const CALLERS: usize = 16;
+/// What a caller of the `added` rows does between two calls: sixteen of them then make more calls than the server
+/// answers on this many connections.
+const BETWEEN: Duration = Duration::from_millis(2);
 
 /// One tenant's way to one deployment, with prices and with limits at every level.
 #[derive(Debug, Clone)]
@@ -125,42 +131,7 @@ fn wall() -> i64 {
 
 /// Sixteen callers, each: enter at four levels, hold, charge, settle durably, leave.
 pub(crate) fn settle(bench: &Bench) -> anyhow::Result<Vec<Row>> {
-    let folder = tempfile::tempdir()?;
-    let seconds = if bench.quick { 3 } else { 10 };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let (calls, latencies) = runtime.block_on(async {
-        let store = Store::open(folder.path())?;
-        let journal = store.journal();
-        let scene = Scene::new(price(&store).await?)?;
-        let limits = Arc::new(Mutex::new(Limits::default()));
-        let begun = Instant::now();
-        let (over, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let callers: Vec<_> = (0..CALLERS)
-            .map(|_| {
-                let (scene, journal, limits) = (scene.clone(), Arc::clone(&journal), Arc::clone(&limits));
-                let (over, calls) = (Arc::clone(&over), Arc::clone(&calls));
-                tokio::spawn(async move {
-                    let mut latencies = crate::measure::Samples::default();
-                    while !over.load(Ordering::Relaxed) {
-                        let began = Instant::now();
-                        one_call(&scene, &*journal, &limits, begun).await?;
-                        latencies.push(began.elapsed());
-                        calls.fetch_add(1, Ordering::Relaxed);
-                    }
-                    anyhow::Ok(latencies)
-                })
-            })
-            .collect();
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
-        over.store(true, Ordering::Relaxed);
-        let mut all = crate::measure::Samples::default();
-        for caller in callers {
-            all.extend(caller.await??);
-        }
-        anyhow::Ok((calls.load(Ordering::Relaxed), all))
-    })?;
-    #[expect(clippy::cast_precision_loss, reason = "a count of seconds' work")]
-    let rate = calls as f64 / seconds as f64;
+    let (rate, latencies) = callers(if bench.quick { 3 } else { 10 }, None)?;
     Ok(vec![Row {
         name: SETTLE,
         ours: Some(rate),
@@ -170,11 +141,72 @@ pub(crate) fn settle(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         target: "at least 20,000 /s",
         pass: rate >= 20_000.0,
         note: format!(
-            "{CALLERS} callers for {seconds} s, four limits at four levels, each settled durably; of one call p50 {:.3} ms, p99 {:.3} ms",
+            "{CALLERS} callers in a closed loop, four limits at four levels, each settled durably; of one call p50 {:.3} ms, p99 {:.3} ms",
             latencies.median_ms(),
             latencies.quantile_ms(0.99)
         ),
     }])
+}
+
+/// The same with other work between two calls, as on connections: what limits and ledger add to one.
+pub(crate) fn added(bench: &Bench) -> anyhow::Result<Vec<Row>> {
+    let (rate, latencies) = callers(if bench.quick { 3 } else { 10 }, Some(BETWEEN))?;
+    let row = |name, ours: f64, target, most: f64| Row {
+        name,
+        ours: Some(ours),
+        peer: None,
+        unit: "ms",
+        ratio: None,
+        target,
+        pass: ours < most,
+        note: format!("{CALLERS} callers, {BETWEEN:?} between two calls of each: {rate:.0} calls/s"),
+    };
+    Ok(vec![
+        row(ADDED_P50, latencies.median_ms(), "under 0.1 ms", 0.1),
+        row(ADDED_P99, latencies.quantile_ms(0.99), "under 1 ms", 1.0),
+    ])
+}
+
+/// Calls per second of sixteen callers, and what each took.
+fn callers(seconds: u64, between: Option<Duration>) -> anyhow::Result<(f64, Samples)> {
+    let folder = tempfile::tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let latencies = runtime.block_on(async {
+        let store = Store::open(folder.path())?;
+        let journal = store.journal();
+        let scene = Scene::new(price(&store).await?)?;
+        let limits = Arc::new(Mutex::new(Limits::default()));
+        let begun = Instant::now();
+        let over = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| {
+                let (scene, journal, limits) = (scene.clone(), Arc::clone(&journal), Arc::clone(&limits));
+                let over = Arc::clone(&over);
+                tokio::spawn(async move {
+                    let mut latencies = Samples::default();
+                    while !over.load(Ordering::Relaxed) {
+                        let began = Instant::now();
+                        one_call(&scene, &*journal, &limits, begun).await?;
+                        latencies.push(began.elapsed());
+                        if let Some(between) = between {
+                            tokio::time::sleep(between).await;
+                        }
+                    }
+                    anyhow::Ok(latencies)
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        over.store(true, Ordering::Relaxed);
+        let mut all = Samples::default();
+        for caller in callers {
+            all.extend(caller.await??);
+        }
+        anyhow::Ok(all)
+    })?;
+    #[expect(clippy::cast_precision_loss, reason = "a count of seconds' work")]
+    let rate = latencies.len() as f64 / seconds as f64;
+    Ok((rate, latencies))
 }
 
 async fn one_call(scene: &Scene, journal: &dyn Journal, limits: &Mutex<Limits>, begun: Instant) -> anyhow::Result<()> {

@@ -49,6 +49,16 @@ impl Server {
         Wire::connect(self.data, &self.key)
     }
 
+    /// Where calls go.
+    pub(crate) fn data(&self) -> SocketAddr {
+        self.data
+    }
+
+    /// The administrator's key.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     pub(crate) fn connect_admin(&self) -> anyhow::Result<Wire> {
         Wire::connect(self.admin, &self.key)
     }
@@ -68,6 +78,11 @@ impl Server {
         let models: serde_json::Map<_, _> =
             models.iter().map(|&(alias, model)| (alias.to_owned(), json!(model))).collect();
         deploy(&mut self.connect_admin()?, name, &json!({ "handler": { "builtin": builtin }, "models": models }))
+    }
+
+    /// The process's number.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory, bytes.

@@ -3,13 +3,13 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use crate::Bench;
+use crate::load::load;
 use crate::measure::Samples;
 use crate::row::Row;
 use crate::server::{Server, deploy, upload};
@@ -33,14 +33,16 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     }
     let (rounds, seconds) = if bench.quick { (2, 2) } else { (5, 4) };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    let mut latencies = Samples::default();
+    let (mut latencies, mut peer_latencies) = (Samples::default(), Samples::default());
     for round in 0..=rounds {
-        let (rate, seen) = load(|| server.connect(), "/d/default/plain/", seconds)?;
-        let (peer_rate, _) = load(|| Wire::connect(peer.address, ""), "/", seconds)?;
+        let length = Duration::from_secs(seconds);
+        let (rate, seen) = load(server.data(), server.key(), "/d/default/plain/", CONNECTIONS, length)?;
+        let (peer_rate, peer_seen) = load(peer.address, "", "/", CONNECTIONS, length)?;
         if round > 0 {
             ours.push(rate);
             theirs.push(peer_rate);
             latencies.extend(seen);
+            peer_latencies.extend(peer_seen);
         }
     }
     let median = |rates: &mut Vec<f64>| {
@@ -58,46 +60,14 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         target: "ratio at least 1.5",
         pass: ratio >= 1.5,
         note: format!(
-            "median of {rounds} rounds of {seconds} s in turns, keys, limits and ledger on; p50 {:.2} ms, p99 {:.2} ms; peer: {}",
+            "median of {rounds} rounds of {seconds} s in turns, keys, limits and ledger on; p50 {:.2} ms, p99 {:.2} ms; peer p50 {:.2} ms, p99 {:.2} ms: {}",
             latencies.median_ms(),
             latencies.quantile_ms(0.99),
+            peer_latencies.median_ms(),
+            peer_latencies.quantile_ms(0.99),
             peer.version
         ),
     }])
-}
-
-/// Requests per second of sixteen connections in a closed loop.
-#[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
-fn load(connect: impl Fn() -> anyhow::Result<Wire> + Sync, path: &str, seconds: u64) -> anyhow::Result<(f64, Samples)> {
-    let over = AtomicBool::new(false);
-    let begun = Instant::now();
-    let mut all = Samples::default();
-    let mut count = 0;
-    std::thread::scope(|scope| -> anyhow::Result<()> {
-        let callers: Vec<_> = (0..CONNECTIONS)
-            .map(|_| {
-                scope.spawn(|| -> anyhow::Result<Samples> {
-                    let mut connection = connect()?;
-                    let mut seen = Samples::default();
-                    while !over.load(Ordering::Relaxed) {
-                        let answer = connection.call("GET", path, b"")?;
-                        ensure!(answer.status == 200, "status {}", answer.status);
-                        seen.push(answer.whole);
-                    }
-                    Ok(seen)
-                })
-            })
-            .collect();
-        std::thread::sleep(Duration::from_secs(seconds));
-        over.store(true, Ordering::Relaxed);
-        for caller in callers {
-            let seen = caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))??;
-            count += seen.len();
-            all.extend(seen);
-        }
-        Ok(())
-    })?;
-    Ok((count as f64 / begun.elapsed().as_secs_f64(), all))
 }
 
 /// `wasmtime serve` on the same component.

@@ -36,10 +36,10 @@ impl Attempt {
             (false, true, _) => (rows * self.frames, rows * self.frames),
             // Nothing of a short answer came: its row may have been durable all the same.
             (false, false, false) => (0, if self.sent { rows } else { 0 }),
-            // Whoever leaves may have frames on the way. Who was cut has read all that was written; beyond it a frame may be
-            // in the HTTP library's hands, and one more paid for.
+            // Whoever leaves may have frames on the way. Who was cut has read all that was written; beyond it one frame may
+            // be paid for.
             (false, false, true) if self.left => (rows * self.received, rows * self.frames),
-            (false, false, true) => (rows * self.received, rows * (self.received + 2).min(self.frames)),
+            (false, false, true) => (rows * self.received, rows * (self.received + 1).min(self.frames)),
         }
     }
 }

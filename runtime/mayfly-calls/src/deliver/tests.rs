@@ -37,6 +37,7 @@ impl Guest {
     }
 
     async fn write(&self, text: &'static str) {
+        self.budget.answers(0, text.len());
         self.send(Ok(Frame::data(Bytes::from_static(text.as_bytes())))).await;
     }
 
@@ -245,11 +246,35 @@ async fn what_is_durable_is_at_most_one_frame_ahead_of_the_reader() {
     let mut body = (&mut test.answer).await.unwrap().into_body();
     let read = data_then_count(&mut test, &mut body).await;
     // A frame that was read counts as written once its reader comes back for more.
-    assert_eq!(read, [(1, 1), (2, 3), (3, 4)]);
+    assert_eq!(read, [(1, 1), (2, 2), (3, 3)]);
     drop(body);
     let dead = test.guest.dies_when_cancelled(Duration::ZERO);
     test.task.await.unwrap();
     dead.await.unwrap();
+}
+
+#[tokio::test]
+async fn work_for_frames_that_wait_is_not_durable_before_they_leave() {
+    let mut test = start(Wish { bytes_max: 0, ..Wish::default() });
+    // The guest is six frames and seven tokens ahead before anybody reads.
+    for _ in 0..6 {
+        test.guest.work(1).await;
+        test.guest.write("token").await;
+    }
+    test.guest.work(1).await;
+    let mut body = (&mut test.answer).await.unwrap().into_body();
+    for read in 0..6 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let billed = test.journal.billed();
+        assert!((read..=read + 1).contains(&billed), "{billed} are durable, {read} were read");
+        data(&mut body).await;
+        assert!(test.journal.billed() > read, "what was read is paid for");
+    }
+    drop(body);
+    let dead = test.guest.dies_when_cancelled(Duration::ZERO);
+    test.task.await.unwrap();
+    dead.await.unwrap();
+    assert_end(&test.journal, Outcome::ClientLeft, 7);
 }
 
 /// Reads three frames while the guest works one token each just before a frame is asked for; (read, durable) after each.

@@ -10,7 +10,7 @@ use mayfly_types::{DeploymentId, ProjectId, TenantId};
 use super::Answer;
 use super::caller::Caller;
 use super::params::{Json, PageQuery, Params, page};
-use super::{limits, show};
+use super::{level, show};
 use crate::Gateway;
 use crate::access::Reach;
 use crate::failure::Failure;
@@ -65,7 +65,7 @@ pub(crate) async fn revoke(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Answer<StatusCode> {
-    let key = limits::key(&gateway, &caller, &id).await?;
+    let key = level::key(&gateway, &caller, &id).await?;
     if caller.reach != Reach::Host && key.scopes != [KeyScope::Call] {
         return Err(Failure::scope("admin"));
     }

@@ -11,6 +11,7 @@ mod deployments;
 mod estimate;
 mod keys;
 mod ledger;
+mod level;
 mod limits;
 mod logs;
 mod models;

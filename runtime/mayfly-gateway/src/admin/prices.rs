@@ -11,7 +11,7 @@ use axum::extract::State;
 use http::StatusCode;
 use mayfly_api::{self as api, ErrorCode, Page, PriceChange, PriceDifference, Timestamp};
 use mayfly_ledger::{Difference, NewPrice, Price, PriceBook, PriceError};
-use mayfly_registry::{AuditEntry, Owner, actor};
+use mayfly_registry::{Owner, actor};
 use mayfly_types::{Money, Name, TenantId};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -105,15 +105,6 @@ async fn add_now(gateway: &Gateway, new: &api::NewPrice) -> Result<PriceChange, 
     let parts = &gateway.0.parts;
     let price = parts.prices.add_price(wanted.entry, wanted.now).await?.map_err(refused)?;
     parts.calls.set_price_book(PriceBook::new(parts.prices.prices().await?));
-    let details = serde_json::to_value(show(&price, gateway.currency())).expect("plain data");
-    let entry = AuditEntry {
-        tenant: price.tenant,
-        project: None,
-        action: "price.add",
-        target: format!("price {}", price.id),
-        details,
-    };
-    gateway.records().audit(entry).await?;
     let now = now_micros();
     let mut difference = None;
     if price.from < now {

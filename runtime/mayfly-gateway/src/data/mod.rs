@@ -90,6 +90,11 @@ impl Visit {
             let call = Request::from_parts(parts, body);
             return self.deployment(call, project.as_str(), deployment.as_str(), &path, Origin::Own).await;
         }
+        // Azure OpenAI's second form is OpenAI's own, one step down.
+        let path = match path.strip_prefix("/openai") {
+            Some(rest) if rest.starts_with("/v1/") => rest.to_owned(),
+            _ => path,
+        };
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match segments.as_slice() {
             ["d", ..] => {
@@ -115,11 +120,19 @@ impl Visit {
                 only(&parts.method, &[Method::GET, Method::HEAD], "GET, HEAD")?;
                 self.own_request(&parts.headers, id).await
             }
-            ["v1", "embeddings"] => {
+            // Azure OpenAI's first form: the deployment is in the path, the version in the query (any will do).
+            ["openai", "deployments", deployment, ..] => {
+                let Some(rest) = path.splitn(5, '/').nth(4).and_then(openai::operation) else { return Err(no_route()) };
                 only(&parts.method, &[Method::POST], "POST")?;
-                self.openai(Request::from_parts(parts, body)).await
+                self.azure(Request::from_parts(parts, body), deployment, rest).await
             }
-            _ => Err(no_route()),
+            _ => match openai::operation_of_v1(&path) {
+                Some(operation) => {
+                    only(&parts.method, &[Method::POST], "POST")?;
+                    self.openai(Request::from_parts(parts, body), operation).await
+                }
+                None => Err(no_route()),
+            },
         }
     }
 

@@ -1,4 +1,5 @@
-//! OpenAI's paths: `model` names a deployment of the key's project.
+//! OpenAI's paths: `model` names a deployment of the key's project. Azure OpenAI's: the path does. A handler sees OpenAI's
+//! path in every case.
 
 use std::sync::Arc;
 
@@ -12,8 +13,22 @@ use serde::{Deserialize, Serialize};
 use super::{Named, Visit, deployment_not_found, json};
 use crate::access::Reach;
 use crate::failure::Failure;
+use crate::headers;
 use crate::limits::{ReadError, read_held};
 use crate::requests;
+
+/// What can be asked of a deployment at OpenAI's paths, as its handler sees it.
+const OPERATIONS: [&str; 4] = ["/v1/embeddings", "/v1/completions", "/v1/chat/completions", "/v1/responses"];
+
+/// The operation at a path below `/v1`.
+pub(super) fn operation_of_v1(path: &str) -> Option<&'static str> {
+    OPERATIONS.into_iter().find(|operation| *operation == path)
+}
+
+/// The operation that `rest`, the path after a deployment's name, means.
+pub(super) fn operation(rest: &str) -> Option<&'static str> {
+    OPERATIONS.into_iter().find(|operation| operation.strip_prefix("/v1/") == Some(rest))
+}
 
 /// Entries of `/v1/models`, at most.
 const MODELS_SHOWN_MAX: u32 = 1_000;
@@ -41,8 +56,23 @@ struct Addressed {
 }
 
 impl Visit {
+    /// A request whose path names its deployment, in the key's project.
+    pub(super) async fn azure(
+        &self,
+        request: Request<Body>,
+        deployment: &str,
+        operation: &str,
+    ) -> Result<Response<Body>, Failure> {
+        let key = self.key(request.headers()).await?;
+        let project = self.project(&key, request.headers()).await?;
+        let resolved = self.resolve(&key, project.name.as_str(), deployment).await?;
+        let mut response = self.call(key, resolved, request, operation, Named::InPath).await?;
+        headers::harden_shared_origin(response.headers_mut());
+        Ok(response)
+    }
+
     /// A request whose body names its deployment.
-    pub(super) async fn openai(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+    pub(super) async fn openai(&self, request: Request<Body>, operation: &str) -> Result<Response<Body>, Failure> {
         let key = self.key(request.headers()).await?;
         let (parts, body) = request.into_parts();
         let limit = self.gateway.0.config.openai_body_bytes_max;
@@ -59,8 +89,10 @@ impl Visit {
             .resolve(&key, &project, &deployment)
             .await
             .map_err(|failure| Failure { param: Some("model"), ..failure })?;
-        let path = parts.uri.path().to_owned();
-        self.call(key, resolved, Request::from_parts(parts, held.into_body()), &path, Named::InBody).await
+        let request = Request::from_parts(parts, held.into_body());
+        let mut response = self.call(key, resolved, request, operation, Named::InBody).await?;
+        headers::harden_shared_origin(response.headers_mut());
+        Ok(response)
     }
 
     pub(super) async fn models(&self, headers: &HeaderMap) -> Result<Response<Body>, Failure> {
@@ -181,6 +213,17 @@ mod tests {
         refused("[1]", None, "not a JSON object");
         refused("\u{fffd}", None, "not a JSON object");
         refused(&"[".repeat(100_000), None, "not a JSON object");
+    }
+
+    #[test]
+    fn paths_and_what_they_ask() {
+        assert_eq!(operation_of_v1("/v1/chat/completions"), Some("/v1/chat/completions"));
+        assert_eq!(operation_of_v1("/v1/chat/completions/"), None);
+        assert_eq!(operation_of_v1("/v1/files"), None);
+        assert_eq!(operation("chat/completions"), Some("/v1/chat/completions"));
+        assert_eq!(operation("embeddings"), Some("/v1/embeddings"));
+        assert_eq!(operation(""), None);
+        assert_eq!(operation("v1/embeddings"), None);
     }
 
     #[test]

@@ -30,6 +30,7 @@ async fn hello() {
     answer.end.result.unwrap();
     assert!(!answer.end.timings.instance.is_zero() && !answer.end.timings.guest_cpu.is_zero());
     assert_eq!(scene.host.stats().instances, 0);
+    assert_eq!(scene.budget.told(), answer.body.len(), "the account knows what was written");
 }
 
 async fn echo() {

@@ -1,12 +1,14 @@
 //! The host as its callers see it: real components, compiled by the real child, run in the real pool.
 //!
-//! No test harness of the standard library: the binary is also the compiling child, started again with `__compile`.
-//! Needs ONNX Runtime's library (`MAYFLY_ORT_DYLIB`, or a place the binary looks in).
+//! No test harness of the standard library: the binary is also the compiling child, started again with `__compile`, and
+//! the child that loads a model for the first time (`__probe-model`). Needs ONNX Runtime's library (`MAYFLY_ORT_DYLIB`, or
+//! a place the binary looks in) and the guests of `tests/fixtures/guests`.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod answers;
 mod faults;
+mod generation;
 mod guest;
 mod limits;
 mod scene;
@@ -35,7 +37,10 @@ fn main() {
     }
     // Before any thread is there.
     mayfly_inference::prepare_process();
-    let trials: Vec<Trial> =
-        [answers::trials(), faults::trials(), limits::trials(), uploads::trials()].into_iter().flatten().collect();
+    if args.first().is_some_and(|first| first == "__probe-model") {
+        std::process::exit(mayfly_inference::probe_in_child(&args[1..]));
+    }
+    let plain = [answers::trials(), faults::trials(), limits::trials(), uploads::trials()].into_iter().flatten();
+    let trials: Vec<Trial> = plain.chain(generation::all_trials()).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -1,6 +1,7 @@
 //! A host on a folder of its own, and calls to it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use mayfly_host::{BodyError, CompileError, ComponentInfo, Config, Grants, Host, 
 use mayfly_host::{KeyValue, KeyValueError, KeyValueLimits, KeyValuePage};
 use mayfly_host::{LogLine, LogSink, RunEnd, Running, Timings};
 use mayfly_inference::Inference;
-use mayfly_types::{Budget, DeploymentId, Digest, GuestLimits, HoldId, Line, Refusal, RefusalKind};
+use mayfly_types::{Budget, DeploymentId, Digest, GuestLimits, HoldId, KeyId, Line, Refusal, RefusalKind, TenantId};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -35,9 +36,16 @@ impl LogSink for Log {
     }
 }
 
-/// No model is granted here, so nobody asks.
-#[derive(Debug)]
-struct NoBudget;
+/// No model is granted here, so nobody asks. Counts what it is told of answers.
+#[derive(Debug, Default)]
+pub(crate) struct NoBudget(AtomicUsize);
+
+impl NoBudget {
+    /// Bytes that guests have written.
+    pub(crate) fn told(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Budget for NoBudget {
     fn hold<'a>(&'a self, _lines: &'a [Line]) -> BoxFuture<'a, Result<HoldId, Refusal>> {
@@ -48,6 +56,11 @@ impl Budget for NoBudget {
     fn charge(&self, _hold: HoldId, _lines: &[Line]) {}
 
     fn release(&self, _hold: HoldId) {}
+
+    fn answers(&self, body: u32, bytes: usize) {
+        assert_eq!(body, 0, "no guest of these tests writes to two");
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// No guest of these tests stores anything.
@@ -98,6 +111,7 @@ pub(crate) struct Scene {
     pub(crate) folder: TempDir,
     pub(crate) log: Arc<Log>,
     pub(crate) limits: GuestLimits,
+    pub(crate) budget: Arc<NoBudget>,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -123,7 +137,8 @@ impl Scene {
             .unwrap();
         let inference = Inference::start(mayfly_inference::Config::default()).unwrap();
         let limits = GuestLimits::default();
-        Self { host, inference, folder, log: Arc::default(), limits, cancel: CancellationToken::new() }
+        let cancel = CancellationToken::new();
+        Self { host, inference, folder, log: Arc::default(), limits, budget: Arc::default(), cancel }
     }
 
     pub(crate) fn code_folder(&self) -> PathBuf {
@@ -145,9 +160,11 @@ impl Scene {
             code: self.host.code(digest).await.unwrap().0,
             request: request.map(body),
             deployment: DeploymentId::new(),
+            tenant: TenantId::new(),
+            key: KeyId::new(),
             grants: Arc::new(Grants::default()),
             limits: Arc::new(self.limits.clone()),
-            budget: Arc::new(NoBudget),
+            budget: Arc::clone(&self.budget) as _,
             deadline: Instant::now() + Duration::from_millis(self.limits.deadline_ms_max),
             cancel: self.cancel.child_token(),
             log: Arc::clone(&self.log) as _,

@@ -77,14 +77,35 @@ fn a_short_call_is_one_row() {
 fn frames_write_only_what_grew() {
     let mut account = account();
     let kinds = |rows: Vec<Row>| rows.into_iter().map(|row| row.kind).collect::<Vec<_>>();
-    assert_eq!(kinds(account.before_frame(1, 200)), [Kind::Open, Kind::Progress]);
-    assert_eq!(kinds(account.before_frame(2, 200)), []);
+    assert_eq!(kinds(account.before_frame(1, 200, 0)), [Kind::Open, Kind::Progress]);
+    assert_eq!(kinds(account.before_frame(2, 200, 0)), []);
     let hold = account.hold(&[line(Meter::OutputTokens, 1, 1)]).unwrap();
-    assert_eq!(kinds(account.before_frame(3, 200)), []);
+    assert_eq!(kinds(account.before_frame(3, 200, 0)), []);
     account.charge(hold, &[line(Meter::OutputTokens, 1, 1)]);
-    assert_eq!(kinds(account.before_frame(4, 200)), [Kind::Progress]);
+    assert_eq!(kinds(account.before_frame(4, 200, 0)), [Kind::Progress]);
     account.end(5, 200, Outcome::ClientLeft, "instance").unwrap();
-    assert_eq!(kinds(account.before_frame(6, 200)), []);
+    assert_eq!(kinds(account.before_frame(6, 200, 0)), []);
+}
+
+#[test]
+fn what_was_done_for_later_bytes_is_not_in_the_rows_of_earlier_ones() {
+    let mut account = account();
+    let work = |account: &mut Account| account.record(&[line(Meter::Rows, 1, 2)]);
+    let rows = |account: &mut Account, upto| -> Option<i64> {
+        account.before_frame(1, 200, upto).last().map(|row| row.lines.iter().map(|line| line.quantity).sum())
+    };
+    assert_eq!(rows(&mut account, 0), Some(0), "the head, before any work");
+    for _ in 0..3 {
+        work(&mut account);
+        account.answers(0, 64);
+    }
+    work(&mut account);
+    assert_eq!(rows(&mut account, 64), Some(2), "the handler is three runs ahead");
+    assert_eq!(rows(&mut account, 100), Some(4), "a frame that is cut in two is paid for with its first part");
+    assert_eq!(rows(&mut account, 128), None);
+    assert_eq!(rows(&mut account, 192), Some(6));
+    let end = account.end(2, 200, Outcome::ClientLeft, "instance").unwrap();
+    assert_eq!(end.lines[0].quantity, 8, "what was done is owed");
 }
 
 #[test]
@@ -212,6 +233,9 @@ enum Step {
     Charge(usize, Vec<Line>),
     Release(usize),
     Close,
+    /// So many bytes of the answer are made.
+    Answer(usize),
+    /// The next of them leave.
     Frame,
     End(Outcome),
 }
@@ -231,6 +255,7 @@ fn some_step() -> impl Strategy<Value = Step> {
         6 => some_lines().prop_map(Step::Hold),
         6 => (any::<usize>(), some_lines()).prop_map(|(i, lines)| Step::Charge(i, lines)),
         4 => any::<usize>().prop_map(Step::Release),
+        4 => (1..9_usize).prop_map(Step::Answer),
         4 => Just(Step::Frame),
         1 => Just(Step::Close),
         1 => prop::sample::select(&Outcome::ALL[..]).prop_map(Step::End),
@@ -265,6 +290,8 @@ proptest! {
         let mut used = Naive::new();
         let mut taken: Vec<(HoldId, Option<Naive>)> = Vec::new();
         let (mut closed, mut ended, mut opens, mut ends, mut last) = (false, false, 0, 0, Naive::new());
+        // Pieces of the answer that were made, with the usage of their time, and how many have left.
+        let (mut made, mut left): (Vec<(u64, Naive)>, usize) = (Vec::new(), 0);
         for (at, step) in (1_000..).zip(steps) {
             match step {
                 Step::Hold(lines) => match account.hold(&lines) {
@@ -299,10 +326,21 @@ proptest! {
                     account.close();
                     closed = true;
                 }
+                Step::Answer(bytes) => {
+                    account.answers(0, bytes);
+                    let end = made.last().map_or(0, |(end, _)| *end) + u64::try_from(bytes).unwrap();
+                    made.push((end, used.clone()));
+                }
                 Step::Frame => {
-                    let rows = account.before_frame(at, 200);
+                    let (upto, behind) = match made.get(left) {
+                        Some(piece) => piece.clone(),
+                        // Beyond all that was made.
+                        None => (u64::MAX, used.clone()),
+                    };
+                    left += 1;
+                    let rows = account.before_frame(at, 200, upto);
                     prop_assert!(!ended || rows.is_empty(), "nothing after the end");
-                    prop_assert_eq!(rows.is_empty(), ended || (opens == 1 && used == last));
+                    prop_assert_eq!(rows.is_empty(), ended || (opens == 1 && behind == last));
                     for row in &rows {
                         match row.kind {
                             Kind::Open => opens += 1,
@@ -311,7 +349,7 @@ proptest! {
                                 for (key, sum) in &last {
                                     prop_assert!(now.get(key).is_some_and(|new| new >= sum), "progress only grows");
                                 }
-                                prop_assert_eq!(&now, &used);
+                                prop_assert_eq!(&now, &behind);
                                 last = now;
                             }
                             Kind::Settle | Kind::Void | Kind::Correct => {

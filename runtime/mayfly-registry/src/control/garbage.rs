@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mayfly_types::Digest;
 use tokio::sync::Notify;
 
+use super::tools::Derived;
 use super::{Control, Tools};
 use crate::{Artifacts, ControlError, Records};
 
@@ -91,11 +92,8 @@ impl Pins {
                     tracing::warn!(%digest, ?error, "an artifact nobody refers to could not be removed");
                 }
                 // Calls that run on it go on: they have it mapped.
-                if let Err(error) = tools.remove_code(digest).await {
-                    tracing::warn!(%digest, ?error, "compiled code nobody refers to could not be removed");
-                }
-                if let Err(error) = tools.remove_copy(digest).await {
-                    tracing::warn!(%digest, ?error, "the prepacked copy of a model nobody refers to could not be removed");
+                for derived in Derived::ALL {
+                    remove(tools, derived, digest).await;
                 }
             }
             Err(error) => tracing::warn!(%digest, ?error, "could not tell whether an artifact is still referred to"),
@@ -103,57 +101,37 @@ impl Pins {
     }
 }
 
-impl Control {
-    /// Removes compiled code on this node that fits another engine or that nobody refers to: other nodes may have
-    /// removed the component. Trouble with the folder is logged; the next start tries again.
-    pub(super) async fn sweep_code(&self) -> Result<(), ControlError> {
-        let digests = match self.tools.stored_code().await {
-            Ok(digests) => digests,
-            Err(error) => {
-                tracing::warn!(%error, "the folder of compiled code could not be swept");
-                return Ok(());
-            }
-        };
-        let mut removed = 0_u32;
-        for digest in digests {
-            let Some(_removal) = self.shared.pins.try_remove(digest) else { continue };
-            if self.records.is_referenced(digest).await? {
-                continue;
-            }
-            match self.tools.remove_code(digest).await {
-                Ok(()) => removed = removed.saturating_add(1),
-                Err(error) => tracing::warn!(%digest, %error, "compiled code nobody refers to could not be removed"),
-            }
-        }
-        if removed > 0 {
-            tracing::info!(removed, "removed compiled code that no deployment uses");
-        }
-        Ok(())
+/// Whether it is gone; trouble is logged.
+async fn remove(tools: &dyn Tools, derived: Derived, digest: Digest) -> bool {
+    let removed = tools.remove(derived, digest).await;
+    if let Err(error) = &removed {
+        tracing::warn!(%digest, what = derived.as_str(), %error, "what was made of an artifact could not be removed");
     }
+    removed.is_ok()
+}
 
-    /// Removes prepacked copies on this node that fit another ONNX Runtime or CPU or whose model is gone. Trouble with
-    /// the folder is logged; the next start tries again.
-    pub(super) async fn sweep_copies(&self) -> Result<(), ControlError> {
-        let digests = match self.tools.stored_copies().await {
+impl Control {
+    /// Removes what this node made of artifacts that fits another engine, another ONNX Runtime or CPU, or that nobody
+    /// refers to any more: other nodes may have removed the artifact. Trouble with the folder is logged; the next start
+    /// tries again.
+    pub(super) async fn sweep_derived(&self, derived: Derived) -> Result<(), ControlError> {
+        let what = derived.as_str();
+        let digests = match self.tools.stored(derived).await {
             Ok(digests) => digests,
             Err(error) => {
-                tracing::warn!(%error, "the folder of prepacked copies could not be swept");
+                tracing::warn!(what, %error, "a folder could not be swept");
                 return Ok(());
             }
         };
         let mut removed = 0_u32;
         for digest in digests {
             let Some(_removal) = self.shared.pins.try_remove(digest) else { continue };
-            if self.records.is_referenced(digest).await? {
-                continue;
-            }
-            match self.tools.remove_copy(digest).await {
-                Ok(()) => removed = removed.saturating_add(1),
-                Err(error) => tracing::warn!(%digest, %error, "a prepacked copy could not be removed"),
+            if !self.records.is_referenced(digest).await? && remove(&*self.tools, derived, digest).await {
+                removed = removed.saturating_add(1);
             }
         }
         if removed > 0 {
-            tracing::info!(removed, "removed prepacked copies of models that are gone");
+            tracing::info!(what, removed, "removed what nobody refers to");
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Control {
         unpack_model(archive, &self.artifacts.staging(), limits).await.map_err(|error| match error {
             UnpackError::TooLarge(_) => ControlError::TooLarge(error.to_string()),
             UnpackError::Refused(_) | UnpackError::Incomplete => ControlError::Invalid(error.to_string()),
-            UnpackError::Failed { full: true, .. } => ControlError::Storage("the disk is full".to_owned()),
+            UnpackError::Failed { unwritable: true, detail } => ControlError::Storage(detail),
             UnpackError::Failed { detail, .. } => ControlError::Host { detail },
         })
     }

@@ -7,6 +7,27 @@ use mayfly_host::{CompileError, ComponentInfo, Host};
 use mayfly_inference::{Copies, ImportError, ImportPolicy, Imported};
 use mayfly_types::Digest;
 
+/// What a node makes of an artifact for itself, kept under the artifact's digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Derived {
+    /// Compiled code of a component.
+    Code,
+    /// The prepacked copy of a model.
+    Copy,
+}
+
+impl Derived {
+    pub(super) const ALL: [Self; 2] = [Self::Code, Self::Copy];
+
+    /// For the log.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Code => "compiled code",
+            Self::Copy => "prepacked copies of models",
+        }
+    }
+}
+
 /// The heavy work of the workflows.
 #[async_trait]
 pub trait Tools: Send + Sync + std::fmt::Debug {
@@ -17,26 +38,17 @@ pub trait Tools: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`CompileError`]; nothing is stored.
     async fn compile(&self, wasm: &Path, digest: Digest) -> Result<ComponentInfo, CompileError>;
-    /// Components whose compiled code is stored on this node; code that fits another engine is removed first.
+    /// Artifacts of which this node keeps something derived; what fits another engine, another ONNX Runtime or CPU is
+    /// removed first.
     ///
     /// # Errors
     /// What the file system said.
-    async fn stored_code(&self) -> std::io::Result<Vec<Digest>>;
-    /// Removes stored code, if there is any. What is mapped stays mapped.
+    async fn stored(&self, derived: Derived) -> std::io::Result<Vec<Digest>>;
+    /// Removes what was derived of an artifact, if there is any. What is mapped stays mapped.
     ///
     /// # Errors
     /// What the file system said.
-    async fn remove_code(&self, digest: Digest) -> std::io::Result<()>;
-    /// Models that have a prepacked copy on this node; copies for another ONNX Runtime or CPU are removed first.
-    ///
-    /// # Errors
-    /// What the file system said.
-    async fn stored_copies(&self) -> std::io::Result<Vec<Digest>>;
-    /// Removes the prepacked copy of a model, if there is one. What is mapped stays mapped.
-    ///
-    /// # Errors
-    /// What the file system said.
-    async fn remove_copy(&self, digest: Digest) -> std::io::Result<()>;
+    async fn remove(&self, derived: Derived, digest: Digest) -> std::io::Result<()>;
     /// Checks the model at `source` and stores it as `dest/<digest in hexadecimal digits>`. Blocking.
     ///
     /// # Errors
@@ -74,20 +86,18 @@ impl Tools for HostTools {
         self.host.compile(wasm, digest).await
     }
 
-    async fn stored_code(&self) -> std::io::Result<Vec<Digest>> {
-        self.host.stored_code().await
+    async fn stored(&self, derived: Derived) -> std::io::Result<Vec<Digest>> {
+        match derived {
+            Derived::Code => self.host.stored_code().await,
+            Derived::Copy => self.with_copies(|copies| copies.stored()).await,
+        }
     }
 
-    async fn remove_code(&self, digest: Digest) -> std::io::Result<()> {
-        self.host.remove_code(digest).await
-    }
-
-    async fn stored_copies(&self) -> std::io::Result<Vec<Digest>> {
-        self.with_copies(|copies| copies.stored()).await
-    }
-
-    async fn remove_copy(&self, digest: Digest) -> std::io::Result<()> {
-        self.with_copies(move |copies| copies.remove(digest)).await
+    async fn remove(&self, derived: Derived, digest: Digest) -> std::io::Result<()> {
+        match derived {
+            Derived::Code => self.host.remove_code(digest).await,
+            Derived::Copy => self.with_copies(move |copies| copies.remove(digest)).await,
+        }
     }
 
     fn import(&self, source: &Path, dest: &Path) -> Result<Imported, ImportError> {

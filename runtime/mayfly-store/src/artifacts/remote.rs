@@ -30,7 +30,7 @@ const PARTS_OPEN_MAX: usize = 4;
 struct List(BTreeMap<String, (Digest, u64)>);
 
 fn failed(what: &str, error: impl std::fmt::Display) -> ArtifactError {
-    ArtifactError::Failed { detail: format!("{what}: {error}"), full: false }
+    ArtifactError::Failed { detail: format!("{what}: {error}"), unwritable: false }
 }
 
 fn file_key(digest: Digest) -> Key {

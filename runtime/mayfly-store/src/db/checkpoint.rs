@@ -11,10 +11,10 @@ use rusqlite::Connection;
 
 use crate::DbError;
 
-/// Pages (4 KiB) in the log from which on it is copied: 4 MiB; and again after as many more.
-const LOG_PAGES: u32 = 1_024;
+/// Pages (1 KiB) in the log from which on it is copied: 8 MiB; and again after as many more.
+const LOG_PAGES: u32 = 8_192;
 /// Pages in the log from which on the writer is held back: 64 MiB.
-const LOG_PAGES_MAX: u32 = 16_384;
+const LOG_PAGES_MAX: u32 = 65_536;
 
 /// How full the log is.
 #[derive(Debug, Default)]

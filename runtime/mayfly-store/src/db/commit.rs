@@ -74,6 +74,8 @@ where
 pub(super) struct Appending {
     pub(super) append: Append,
     pub(super) reply: oneshot::Sender<Result<Position, DbError>>,
+    /// Tells the caller to commit, with all that waits behind it.
+    pub(super) lead: Option<oneshot::Sender<()>>,
 }
 
 /// Appends that share statements and sums.

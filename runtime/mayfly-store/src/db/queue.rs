@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -10,6 +11,8 @@ use crate::DbError;
 
 /// Writes waiting for the writer; one more is refused.
 const WRITES_WAITING_MAX: usize = 8192;
+/// An append that comes later than this after its leader was named wakes the writer thread.
+const LED_MAX: Duration = Duration::from_millis(10);
 
 /// One write.
 pub(super) enum Job {
@@ -41,8 +44,8 @@ struct State {
     taken: usize,
     /// The writer thread sleeps.
     asleep: bool,
-    /// A caller's thread commits, and looks after what came meanwhile.
-    helped: bool,
+    /// Since when a caller commits, or is about to, and looks after the appends that come meanwhile.
+    led: Option<Instant>,
     closed: bool,
     ended: bool,
     told: Vec<oneshot::Sender<()>>,
@@ -53,11 +56,12 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts `job` at the end. True if there is no other: neither waiting nor being written.
+    /// Puts `job` at the end. With `may_lead`, true if there is no other (neither waiting nor being written): then the
+    /// caller leads, and [`Queue::led`] must follow.
     ///
     /// # Errors
     /// [`DbError::Busy`] or [`DbError::Closed`].
-    pub(super) fn push(&self, job: Job) -> Result<bool, DbError> {
+    pub(super) fn push(&self, job: Job, may_lead: bool) -> Result<bool, DbError> {
         let mut state = self.state();
         if state.closed {
             return Err(DbError::Closed);
@@ -65,19 +69,19 @@ impl Queue {
         if state.jobs.len() >= WRITES_WAITING_MAX {
             return Err(DbError::Busy { waiting: state.jobs.len() });
         }
-        let alone = state.jobs.is_empty() && state.taken == 0;
+        let leads = may_lead && state.led.is_none() && state.jobs.is_empty() && state.taken == 0;
+        if leads {
+            state.led = Some(Instant::now());
+        }
+        // A leader whose turn does not come (its thread is busy) holds nobody up for long.
+        let in_hand = state.led.is_some_and(|since| since.elapsed() < LED_MAX) && matches!(job, Job::Append(_));
         state.jobs.push_back(job);
-        Ok(alone)
-    }
-
-    /// Wakes the writer thread if it sleeps and nobody else looks after what waits.
-    pub(super) fn wake(&self) {
-        let mut state = self.state();
-        let asleep = !state.helped && std::mem::take(&mut state.asleep);
+        let asleep = !in_hand && std::mem::take(&mut state.asleep);
         drop(state);
         if asleep {
             self.wake.notify_one();
         }
+        Ok(leads)
     }
 
     /// Takes at most `most` jobs; [`Queue::done`] must follow.
@@ -88,11 +92,9 @@ impl Queue {
         state.jobs.drain(..count).collect()
     }
 
-    /// Takes appends from the front, at most `most`, for a caller's thread; [`Queue::done`] and [`Queue::help_ended`]
-    /// must follow.
+    /// Takes appends from the front, at most `most`, for who leads; [`Queue::done`] must follow.
     pub(super) fn take_appends(&self, most: usize) -> Vec<Job> {
         let mut state = self.state();
-        state.helped = true;
         let count = state.jobs.iter().take(most).take_while(|job| matches!(job, Job::Append(_))).count();
         state.taken += count;
         state.jobs.drain(..count).collect()
@@ -103,14 +105,23 @@ impl Queue {
         self.state().taken -= count;
     }
 
-    /// The caller's thread goes back to its own work: what is left is the writer thread's.
-    pub(super) fn help_ended(&self) {
+    /// Who led has committed, or gives up. What is left is led by its first caller if `may_lead`, else it is the writer
+    /// thread's.
+    pub(super) fn led(&self, may_lead: bool) {
         let mut state = self.state();
-        state.helped = false;
-        let left = !state.jobs.is_empty();
+        if may_lead
+            && let Some(Job::Append(first)) = state.jobs.front_mut()
+            && let Some(lead) = first.lead.take()
+            && lead.send(()).is_ok()
+        {
+            state.led = Some(Instant::now());
+            return;
+        }
+        state.led = None;
+        let asleep = !state.jobs.is_empty() && std::mem::take(&mut state.asleep);
         drop(state);
-        if left {
-            self.wake();
+        if asleep {
+            self.wake.notify_one();
         }
     }
 

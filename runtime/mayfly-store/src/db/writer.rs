@@ -1,30 +1,35 @@
-//! Who commits: the caller's thread where it is alone, else the writer thread.
+//! Who commits: a caller for itself and those beside it, else the writer thread.
 //!
-//! A lone append is committed where it is made: handing it to a thread and back would cost more than the commit. As
-//! soon as appends come together the thread takes them, so that they share commits; it gives the work back when they
-//! come one by one again. Nobody ever waits for another's commit on its own thread.
+//! Handing rows to a thread and back costs more than the commit, and a commit of its own for each call costs more than
+//! all its rows. So the first caller with nobody before it leads: it lets everything else that is ready to run come
+//! first, which under load brings the rows of the other calls together, and commits them all; when nothing else is
+//! ready that wait is one look at the sockets. Who came while it committed is led by the first of them. The thread
+//! takes what is no append, and all of it where commits wait for the disk. Nobody ever waits for another's commit on
+//! its own thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mayfly_ledger::{Append, Position};
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 
 use super::checkpoint::Log;
-use super::commit::commit_together;
+use super::commit::{Appending, commit_together};
 use super::queue::{Job, Queue};
 use crate::DbError;
 use crate::journal::Ledger;
 
 /// Writes that share one commit.
 const WRITES_PER_COMMIT_MAX: usize = 512;
-/// Rounds that a caller's thread does: its own, and one for what came meanwhile.
-const HELPER_ROUNDS_MAX: usize = 2;
-/// Appends that a caller's thread commits in one round.
-const APPENDS_PER_HELPER_MAX: usize = 8;
+/// How often a leader lets other tasks come first. Each time costs a look at the sockets where nothing is ready.
+const LEADER_YIELDS: usize = 6;
+/// Appends that a caller's thread commits at once.
+const APPENDS_PER_LEADER_MAX: usize = 64;
 /// A commit that takes longer on a caller's thread sends the next ones to the writer thread...
-const HELPED_COMMIT_MAX: Duration = Duration::from_millis(2);
+const LED_COMMIT_MAX: Duration = Duration::from_millis(5);
 /// ... for this long.
 const SLOW_FOR: Duration = Duration::from_millis(100);
 
@@ -34,9 +39,8 @@ pub(super) struct Writers {
     /// None once the store is closed.
     writer: Mutex<Option<Writer>>,
     log: Arc<Log>,
-    may_help: bool,
-    /// Appends came together in the writer thread's last round.
-    crowded: AtomicBool,
+    /// Callers may commit.
+    callers: bool,
     /// Milliseconds since `began` until which commits count as slow.
     slow_until: AtomicU64,
     began: Instant,
@@ -54,7 +58,7 @@ impl Writers {
         mut connection: Connection,
         checkpoints: Connection,
         ledger: Ledger,
-        may_help: bool,
+        callers: bool,
         guard: impl Send + 'static,
     ) -> Result<Arc<Self>, DbError> {
         let log = Arc::new(Log::default());
@@ -63,8 +67,7 @@ impl Writers {
             queue: Queue::default(),
             writer: Mutex::new(Some(Writer { connection, ledger })),
             log,
-            may_help,
-            crowded: AtomicBool::new(false),
+            callers,
             slow_until: AtomicU64::new(0),
             began: Instant::now(),
         });
@@ -94,47 +97,57 @@ impl Writers {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a job over; an append may be committed when this returns.
+    /// Hands a job over to the writer thread.
     pub(super) fn send(&self, job: Job) -> Result<(), DbError> {
-        let append = matches!(job, Job::Append(_));
-        let alone = self.queue.push(job)?;
-        if !(append && alone && self.may_help_now() && self.help()) {
-            self.queue.wake();
+        self.queue.push(job, false).map(drop)
+    }
+
+    /// Appends rows; they are committed when this returns.
+    pub(super) async fn append(&self, append: Append) -> Result<Position, DbError> {
+        let (reply, mut answer) = oneshot::channel();
+        let (lead, called) = oneshot::channel();
+        let job = Job::Append(Appending { append, reply, lead: Some(lead) });
+        let leads = self.queue.push(job, self.callers_may_lead())?;
+        let mut turn = Turn { writers: self, called, leads };
+        if !turn.leads {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.unwrap_or(Err(DbError::Closed)),
+                () = turn.called() => {}
+            }
         }
-        Ok(())
+        // What is ready comes first, and with it the rows that are about to come.
+        for _ in 0..LEADER_YIELDS {
+            tokio::task::yield_now().await;
+        }
+        self.lead();
+        drop(turn);
+        answer.await.unwrap_or(Err(DbError::Closed))
     }
 
-    fn may_help_now(&self) -> bool {
-        self.may_help
-            && !self.crowded.load(Ordering::Relaxed)
-            && self.slow_until.load(Ordering::Relaxed) <= millis(self.began.elapsed())
+    fn callers_may_lead(&self) -> bool {
+        self.callers && self.slow_until.load(Ordering::Relaxed) <= millis(self.began.elapsed())
     }
 
-    /// A round or two on this thread, if the writer is free. False if nobody looks after what waits.
-    fn help(&self) -> bool {
+    /// Commits on this thread what waits, if the writer is free.
+    fn lead(&self) {
         let mut writer = match self.writer.try_lock() {
             Ok(writer) => writer,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
+            Err(TryLockError::WouldBlock) => return,
         };
-        let Some(Writer { connection, ledger }) = writer.as_mut() else { return false };
-        for _round in 0..HELPER_ROUNDS_MAX {
-            let jobs = self.queue.take_appends(APPENDS_PER_HELPER_MAX);
-            let count = jobs.len();
-            if count == 0 {
-                break;
-            }
-            let began = Instant::now();
-            commit_together(connection, ledger, jobs);
-            self.queue.done(count);
-            if began.elapsed() > HELPED_COMMIT_MAX {
-                self.slow_until.store(millis(self.began.elapsed() + SLOW_FOR), Ordering::Relaxed);
-                break;
-            }
+        let Some(Writer { connection, ledger }) = writer.as_mut() else { return };
+        let jobs = self.queue.take_appends(APPENDS_PER_LEADER_MAX);
+        let count = jobs.len();
+        if count == 0 {
+            return;
         }
-        drop(writer);
-        self.queue.help_ended();
-        true
+        let began = Instant::now();
+        commit_together(connection, ledger, jobs);
+        self.queue.done(count);
+        if began.elapsed() > LED_COMMIT_MAX {
+            self.slow_until.store(millis(self.began.elapsed() + SLOW_FOR), Ordering::Relaxed);
+        }
     }
 
     /// The writer thread.
@@ -144,8 +157,6 @@ impl Writers {
             let Some(Writer { connection, ledger }) = writer.as_mut() else { return };
             let jobs = self.queue.take(WRITES_PER_COMMIT_MAX);
             let count = jobs.len();
-            let appends = jobs.iter().filter(|job| matches!(job, Job::Append(_))).count();
-            self.crowded.store(appends > 1, Ordering::Relaxed);
             commit_together(connection, ledger, jobs);
             self.queue.done(count);
         }
@@ -156,6 +167,32 @@ impl Writers {
         let Some(Writer { connection, .. }) = self.writer().take() else { return };
         if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(())) {
             tracing::warn!(%error, "the write-ahead log was not folded into the database; the next start does it");
+        }
+    }
+}
+
+/// A caller that leads, or may be called to. When it goes, whoever is next is seen to.
+struct Turn<'a> {
+    writers: &'a Writers,
+    called: oneshot::Receiver<()>,
+    leads: bool,
+}
+
+impl Turn<'_> {
+    /// Returns when it is this caller's turn to lead; never if that turn does not come.
+    async fn called(&mut self) {
+        if (&mut self.called).await.is_err() {
+            return std::future::pending().await;
+        }
+        self.leads = true;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // It may have been called and not have heard of it.
+        if self.leads || self.called.try_recv().is_ok() {
+            self.writers.queue.led(self.writers.callers_may_lead());
         }
     }
 }

@@ -4,10 +4,12 @@ use mayfly_ledger::{Credit, Grant, Lease, Position, period_start};
 use mayfly_types::{LevelId, LevelLimits, Money, Period};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension as _, params};
+use serde_json::json;
 
 use super::ledger::Ledger;
 use super::{rollup, sums, words};
 use crate::DbError;
+use crate::records::audit::{self, AuditEntry, By};
 
 /// Grants listed of one level.
 const GRANTS_MAX: u32 = 1_000;
@@ -79,8 +81,8 @@ fn granted(connection: &Connection, level: LevelId) -> Result<i128, DbError> {
     Ok(connection.prepare_cached(&sql)?.query_row(params![kind, id], |row| sums::joined(row, 0))?)
 }
 
-/// Writes a grant row.
-pub(super) fn grant(connection: &Connection, ledger: &mut Ledger, grant: &Grant) -> Result<Position, DbError> {
+/// Writes a grant row, and that it was granted.
+pub(super) fn grant(connection: &Connection, by: By, ledger: &mut Ledger, grant: &Grant) -> Result<Position, DbError> {
     if grant.note.chars().count() > 200 {
         return Err(DbError::Failed { detail: "the note of a grant has more than 200 characters".to_owned() });
     }
@@ -109,6 +111,10 @@ pub(super) fn grant(connection: &Connection, ledger: &mut Ledger, grant: &Grant)
     connection
         .prepare_cached(sql)?
         .execute(params![position, kind, id, high, low, grant.note, spent_high, spent_low])?;
+    let (tenant, project) = audit::owners(connection, grant.level)?;
+    let details = json!({ "amount": grant.amount, "note": grant.note });
+    let entry = AuditEntry { tenant, project, action: "credit.grant", target: grant.level.to_string(), details };
+    audit::enter(connection, by, &entry)?;
     Ok(Position(position))
 }
 

@@ -1,9 +1,9 @@
-//! The trail of changes: a row in the transaction of each.
+//! The trail of changes: a row in the transaction of each. Prices and credit, which are the ledger's, leave theirs too.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mayfly_registry::{Actor, AuditEntry, AuditQuery, AuditRow, actor};
-use mayfly_types::{KeyId, ProjectId, RequestId, TenantId};
+use mayfly_registry::{Actor, AuditQuery, AuditRow, actor};
+use mayfly_types::{KeyId, LevelId, ProjectId, RequestId, TenantId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params, params_from_iter};
 
@@ -12,20 +12,65 @@ use crate::DbError;
 
 /// Who writes, and when: taken down before the write is queued, because the writer's thread knows no actor.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct By {
+pub(crate) struct By {
     actor: Option<Actor>,
     at: i64,
 }
 
 impl By {
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { actor: actor::current(), at: i64::try_from(since.as_micros()).unwrap_or(i64::MAX) }
     }
+
+    /// The system itself, or a key that belongs to no tenant.
+    pub(super) fn is_operator(self, connection: &Connection) -> Result<bool, DbError> {
+        let Some(actor) = self.actor else { return Ok(true) };
+        let sql = "SELECT tenant IS NULL FROM key WHERE id = ?1";
+        Ok(one(connection, sql, [actor.key.to_bytes()], |row| Ok(row.get(0)?))?.unwrap_or(false))
+    }
+}
+
+/// A change to be written down.
+#[derive(Debug)]
+pub(crate) struct AuditEntry {
+    /// Whose thing was changed; none is the host's.
+    pub(crate) tenant: Option<TenantId>,
+    /// The project it belongs to; none if it is not one project's.
+    pub(crate) project: Option<ProjectId>,
+    /// What was done, for example `price.add`.
+    pub(crate) action: &'static str,
+    /// To what: a name or an id.
+    pub(crate) target: String,
+    /// What else is worth knowing. An object; small; nothing that opens a door.
+    pub(crate) details: serde_json::Value,
+}
+
+/// Whose a level is: tenant and project, as far as it has them.
+pub(crate) fn owners(
+    connection: &Connection,
+    level: LevelId,
+) -> Result<(Option<TenantId>, Option<ProjectId>), DbError> {
+    let (sql, id) = match level {
+        LevelId::Tenant(id) => ("SELECT id, NULL FROM tenant WHERE id = ?1", id.to_bytes()),
+        LevelId::Project(id) => ("SELECT tenant, id FROM project WHERE id = ?1", id.to_bytes()),
+        LevelId::Deployment(id) => (
+            "SELECT p.tenant, p.id FROM deployment d JOIN project p ON p.id = d.project WHERE d.id = ?1",
+            id.to_bytes(),
+        ),
+        LevelId::Key(id) => ("SELECT tenant, project FROM key WHERE id = ?1", id.to_bytes()),
+    };
+    let found = one(connection, sql, [id], |row| {
+        Ok((
+            row.get::<_, Option<_>>(0)?.map(TenantId::from_bytes),
+            row.get::<_, Option<_>>(1)?.map(ProjectId::from_bytes),
+        ))
+    })?;
+    Ok(found.unwrap_or_default())
 }
 
 /// Adds a row.
-pub(super) fn enter(connection: &Connection, by: By, entry: &AuditEntry) -> Result<(), DbError> {
+pub(crate) fn enter(connection: &Connection, by: By, entry: &AuditEntry) -> Result<(), DbError> {
     let sql = "INSERT INTO audit (at, actor, request, tenant, project, action, target, details)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     let values = params![

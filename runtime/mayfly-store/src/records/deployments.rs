@@ -1,11 +1,11 @@
 //! Deployments and their revisions.
 
-use mayfly_registry::{Active, AuditEntry, ChangeKind, Deployment, Revision, RevisionSpec};
+use mayfly_registry::{Active, ChangeKind, Deployment, Revision, RevisionSpec};
 use mayfly_types::{DeploymentId, Digest, LevelLimits, Name, ProjectId, RevisionId};
 use rusqlite::{Connection, Row, params};
 use serde_json::json;
 
-use super::audit::{By, enter, enter_for_project};
+use super::audit::{AuditEntry, By, enter, enter_for_project};
 use super::changes::note;
 use super::keys;
 use super::rows::{execute, insert, is_true, json, limits, many, name, one, to_json};

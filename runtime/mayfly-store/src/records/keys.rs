@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use mayfly_registry::{AuditEntry, ChangeKind, Key, KeyScope, Slot};
+use mayfly_registry::{ChangeKind, Key, KeyScope, Slot};
 use mayfly_types::{DeploymentId, KeyId, ProjectId, TenantId};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
 use serde_json::json;
 
-use super::audit::{By, enter};
+use super::audit::{AuditEntry, By, enter};
 use super::changes::note;
 use super::deployments;
+use super::limits;
 use super::rows::{self, execute, many, one};
 use super::tenants;
 use crate::DbError;
@@ -52,7 +53,7 @@ pub(super) fn insert(connection: &Connection, by: By, key: &Key) -> Result<(), D
     if let Some(project) = key.project {
         tenants::live_project(connection, project)?;
     }
-    add(connection, key)?;
+    add(connection, key, limits::keeps(by.is_operator(connection)?, &key.limits))?;
     let details = json!({
         "prefix": key.prefix,
         "label": key.label,
@@ -75,12 +76,13 @@ fn tell(
     enter(connection, by, &entry)
 }
 
-fn add(connection: &Connection, key: &Key) -> Result<(), DbError> {
+/// `operators`: its limits were set by the operator.
+fn add(connection: &Connection, key: &Key, operators: bool) -> Result<(), DbError> {
     rows::insert(
         connection,
         "INSERT INTO key (id, tenant, project, label, prefix, hash, scopes, deployments, slot_of, slot, limits,
-                          created_at, expires_at, revoked_at, last_used_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                          created_at, expires_at, revoked_at, last_used_at, limits_by_operator)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         params![
             key.id.to_bytes(),
             key.tenant.map(TenantId::to_bytes),
@@ -97,6 +99,7 @@ fn add(connection: &Connection, key: &Key) -> Result<(), DbError> {
             key.expires_at,
             key.revoked_at,
             key.last_used_at,
+            operators,
         ],
         || "there is such a key already".to_owned(),
         "tenant or project",
@@ -181,9 +184,13 @@ pub(super) fn rotate(connection: &Connection, by: By, new: &Key) -> Result<Key, 
             Key { prefix: new.prefix.clone(), hash: new.hash, created_at: new.created_at, last_used_at: None, ..live }
         }
         ended => {
-            let limits = ended.map_or_else(|| Arc::clone(&new.limits), |ended| ended.limits);
+            // The slot keeps the limits that its last key had, whoever set them.
+            let (limits, operators) = match ended {
+                Some(ended) => (ended.limits, limits::are_operators(connection, "key", ended.id.to_bytes())?),
+                None => (Arc::clone(&new.limits), limits::keeps(by.is_operator(connection)?, &new.limits)),
+            };
             let key = Key { limits, ..new.clone() };
-            add(connection, &key)?;
+            add(connection, &key, operators)?;
             key
         }
     };

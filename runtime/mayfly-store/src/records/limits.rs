@@ -1,11 +1,11 @@
 //! What the calls below a level may use together, and the pool that a project's deployments share.
 
-use mayfly_registry::{AuditEntry, ChangeKind};
+use mayfly_registry::ChangeKind;
 use mayfly_types::{DeploymentId, KeyId, LevelId, LevelLimits, Name, ProjectId, TenantId};
 use rusqlite::{Connection, params};
 use serde_json::json;
 
-use super::audit::{By, enter};
+use super::audit::{AuditEntry, By, enter};
 use super::changes::note;
 use super::rows::{execute, limits_text, one};
 use super::{deployments, keys, tenants};
@@ -16,6 +16,8 @@ struct Before {
     table: &'static str,
     id: [u8; 16],
     limits: LevelLimits,
+    /// The operator set them.
+    operators: bool,
     tenant: Option<TenantId>,
     project: Option<ProjectId>,
     /// For people.
@@ -39,10 +41,26 @@ pub(super) fn set(
     if before.limits == *limits {
         return Ok(());
     }
+    let operator = by.is_operator(connection)?;
+    if before.operators && !operator {
+        return Err(DbError::Operators(format!(
+            "the limits of {} were set by the operator, and only the operator changes them",
+            before.target
+        )));
+    }
     let sql = format!("UPDATE {} SET limits = ?2 WHERE id = ?1", before.table);
     execute(connection, &sql, params![before.id, limits_text(limits)?])?;
-    if let LevelId::Deployment(id) = level {
-        execute(connection, "UPDATE deployment SET changed_at = ?2 WHERE id = ?1", params![id.to_bytes(), at])?;
+    match level {
+        LevelId::Deployment(id) => {
+            let sql = "UPDATE deployment SET changed_at = ?2, limits_by_operator = ?3 WHERE id = ?1";
+            execute(connection, sql, params![id.to_bytes(), at, keeps(operator, limits)])?;
+        }
+        LevelId::Key(id) => {
+            let sql = "UPDATE key SET limits_by_operator = ?2 WHERE id = ?1";
+            execute(connection, sql, params![id.to_bytes(), keeps(operator, limits)])?;
+        }
+        // Nobody else sets them.
+        LevelId::Tenant(_) | LevelId::Project(_) => {}
     }
     note(connection, &before.change)?;
     let entry = AuditEntry {
@@ -55,12 +73,24 @@ pub(super) fn set(
     enter(connection, by, &entry)
 }
 
+/// Whether limits are the operator's from now on: having none is no limit to keep.
+pub(super) fn keeps(operator: bool, limits: &LevelLimits) -> bool {
+    operator && *limits != LevelLimits::default()
+}
+
+/// Whether the operator set the limits of this row.
+pub(super) fn are_operators(connection: &Connection, table: &str, id: [u8; 16]) -> Result<bool, DbError> {
+    let sql = format!("SELECT limits_by_operator FROM {table} WHERE id = ?1");
+    Ok(one(connection, &sql, [id], |row| Ok(row.get(0)?))?.unwrap_or(false))
+}
+
 fn of_tenant(connection: &Connection, id: TenantId) -> Result<Before, DbError> {
     let tenant = tenants::live_tenant(connection, id)?;
     Ok(Before {
         table: "tenant",
         id: id.to_bytes(),
         limits: tenant.limits,
+        operators: true,
         tenant: Some(id),
         project: None,
         target: format!("tenant {}", tenant.name),
@@ -77,6 +107,7 @@ fn of_project(connection: &Connection, id: ProjectId, asked: &LevelLimits) -> Re
         table: "project",
         id: id.to_bytes(),
         limits: project.limits,
+        operators: true,
         tenant: Some(project.tenant),
         project: Some(id),
         target: format!("project {}", project.name),
@@ -94,6 +125,7 @@ fn of_deployment(connection: &Connection, id: DeploymentId, asked: &LevelLimits)
         table: "deployment",
         id: id.to_bytes(),
         limits: deployment.limits,
+        operators: are_operators(connection, "deployment", id.to_bytes())?,
         tenant: Some(project.tenant),
         project: Some(project.id),
         target: format!("deployment {}/{}", project.name, deployment.name),
@@ -108,6 +140,7 @@ fn of_key(connection: &Connection, id: KeyId) -> Result<Before, DbError> {
         table: "key",
         id: id.to_bytes(),
         limits: (*key.limits).clone(),
+        operators: are_operators(connection, "key", id.to_bytes())?,
         tenant: key.tenant,
         project: key.project,
         target: format!("key {id}"),

@@ -1,11 +1,11 @@
 //! Model packages under names.
 
-use mayfly_registry::{AuditEntry, ChangeKind, Model, Owner};
+use mayfly_registry::{ChangeKind, Model, Owner};
 use mayfly_types::{Digest, ModelId, Name, ProjectId};
 use rusqlite::{Connection, Row, params};
 use serde_json::json;
 
-use super::audit::{By, enter, enter_for_project};
+use super::audit::{AuditEntry, By, enter, enter_for_project};
 use super::changes::note;
 use super::rows::{self, execute, many, name, one};
 use super::tenants;

@@ -1,11 +1,11 @@
 //! Tenants and projects. What was deleted has no name any more, and is found by its id.
 
-use mayfly_registry::{AuditEntry, ChangeKind, Project, Tenant};
+use mayfly_registry::{ChangeKind, Project, Tenant};
 use mayfly_types::{Digest, ProjectId, TenantId};
 use rusqlite::{Connection, Row, params};
 use serde_json::json;
 
-use super::audit::{By, enter};
+use super::audit::{AuditEntry, By, enter};
 use super::changes::note;
 use super::rows::{execute, insert, limits, limits_text, listed, many, name, one};
 use super::{deployments, keys, models};

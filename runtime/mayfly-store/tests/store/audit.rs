@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mayfly_ledger::{Grant, NewPrice};
 use mayfly_registry::*;
 use mayfly_types::*;
 use serde_json::json;
@@ -154,15 +155,6 @@ async fn every_method_that_changes_something_leaves_a_row() {
     let row = records.audit_log(&all()).await.unwrap().remove(0);
     assert_eq!(row.details["keys_revoked"], 0, "they were revoked before");
     trail.expect("delete_tenant", "tenant.delete", "t", records.delete_tenant(tenant.id, 15)).await;
-    let details = json!({ "amount": "5" });
-    let price = AuditEntry {
-        tenant: None,
-        project: None,
-        action: "price.add",
-        target: "any".to_owned(),
-        details: details.clone(),
-    };
-    trail.expect("audit", "price.add", "any", records.audit(price)).await;
 
     // A method that is neither here nor above was forgotten.
     let source = include_str!("../../../mayfly-registry/src/records.rs");
@@ -182,6 +174,56 @@ async fn every_method_that_changes_something_leaves_a_row() {
     for hash in [key.hash, slot.hash] {
         assert!(!text.contains(&Digest::from_bytes(hash).hex()) && !text.contains(&format!("{hash:?}")));
     }
+}
+
+#[tokio::test]
+async fn prices_and_credit_leave_their_row_with_the_change() {
+    let world = World::new();
+    let project = world.project("p").await;
+    let (records, prices) = (world.store.records(), world.store.prices());
+    let actor = Actor { key: KeyId::new(), request: Some(RequestId::new()) };
+    let newest = async || {
+        let row = records.audit_log(&all()).await.unwrap().remove(0);
+        assert_eq!((row.actor, row.request), (Some(actor.key), actor.request));
+        (row.action, row.target, row.tenant, row.project, row.details)
+    };
+    for (level, project_of) in
+        [(LevelId::Tenant(project.tenant), None), (LevelId::Project(project.id), Some(project.id))]
+    {
+        let grant = Grant { level, amount: "5".parse().unwrap(), note: "May".to_owned(), at: 7 };
+        actor::scope(actor, world.store.journal().grant(grant)).await.unwrap();
+        let details = json!({ "amount": "5", "note": "May" });
+        let expect = ("credit.grant".to_owned(), level.to_string(), Some(project.tenant), project_of, details);
+        assert_eq!(newest().await, expect);
+    }
+
+    prices.fix_currency("USD").await.unwrap();
+    let price = |amount: &str| NewPrice {
+        tenant: None,
+        model: None,
+        pool: name("shared"),
+        meter: Meter::Rows,
+        amount: amount.to_owned(),
+        per: 1,
+        currency: "USD".to_owned(),
+        from: 10,
+        until: None,
+    };
+    let added = actor::scope(actor, prices.add_price(price("0.5"), 10)).await.unwrap().unwrap();
+    let (action, target, tenant, _, details) = newest().await;
+    assert_eq!((action.as_str(), target, tenant), ("price.add", format!("price {}", added.id), None));
+    assert_eq!(
+        (&details["meter"], &details["amount"], &details["currency"]),
+        (&json!("rows"), &json!("0.5"), &json!("USD"))
+    );
+
+    // What is refused leaves none.
+    let before = records.audit_log(&all()).await.unwrap();
+    assert!(actor::scope(actor, prices.add_price(price("0.6"), 10)).await.unwrap().is_err(), "they overlap");
+    let level = LevelId::Tenant(project.tenant);
+    let long = Grant { level, amount: "5".parse().unwrap(), note: "x".repeat(201), at: 8 };
+    assert!(world.store.journal().grant(long).await.is_err());
+    assert_eq!(records.audit_log(&all()).await.unwrap(), before);
 }
 
 #[tokio::test]
@@ -221,23 +263,22 @@ async fn the_trail_is_read_in_parts_and_by_whose_it_is() {
     let world = World::new();
     let (ours, theirs) = (world.project("ours").await, world.project("theirs").await);
     let actor = Actor { key: KeyId::new(), request: None };
-    let entry = |number: i32, project: &Project| AuditEntry {
-        tenant: Some(project.tenant),
-        project: Some(project.id),
-        action: "test",
-        target: number.to_string(),
-        details: json!({}),
-    };
+    let upload = |number: i64| Digest::of(&number.to_be_bytes());
     let records = world.store.records();
     for number in 0..6 {
         let project = if number % 2 == 0 { &ours } else { &theirs };
-        actor::scope(actor, records.audit(entry(number, project))).await.unwrap();
+        actor::scope(actor, records.note_upload(project.id, upload(number), number)).await.unwrap();
     }
     let read = |query: AuditQuery| {
         let records = world.store.records();
         async move { records.audit_log(&query).await.unwrap() }
     };
-    let targets = |rows: &[AuditRow]| rows.iter().map(|row| row.target.clone()).collect::<Vec<_>>();
+    // Uploads by their number, other changes by what was changed.
+    let target = |row: &AuditRow| {
+        let number = (0..6).find(|number| row.target.ends_with(&upload(*number).to_string()));
+        number.map_or_else(|| row.target.clone(), |number| number.to_string())
+    };
+    let targets = |rows: &[AuditRow]| rows.iter().map(target).collect::<Vec<_>>();
     let by_actor = read(AuditQuery { actor: Some(actor.key), ..all() }).await;
     assert_eq!(targets(&by_actor), ["5", "4", "3", "2", "1", "0"]);
     let page = read(AuditQuery { actor: Some(actor.key), below: Some(by_actor[1].id), limit: 2, ..all() }).await;

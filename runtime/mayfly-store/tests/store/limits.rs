@@ -177,3 +177,55 @@ async fn limits_out_of_range_are_refused_by_name_and_nothing_is_set() {
     world.control.revoke_key(key.id).await.unwrap();
     assert!(world.control.set_limits(LevelId::Key(key.id), &tokens(1)).await.is_err());
 }
+
+#[tokio::test]
+async fn limits_that_the_operator_set_only_the_operator_changes() {
+    let world = World::new();
+    let project = world.project("p").await;
+    let control = &world.control;
+    let made = deployment(&world, &project, "d").await;
+    let (called, _secret) = control.create_key(call_key(&project)).await.unwrap();
+    let deploys = KeyRequest { scopes: vec![KeyScope::Deploy], ..call_key(&project) };
+    let (tenants, _secret) = control.create_key(deploys).await.unwrap();
+    let admin = KeyRequest { scopes: vec![KeyScope::Admin], ..KeyRequest::default() };
+    let (admin, _secret) = control.create_key(admin).await.unwrap();
+    let set = async |by: &Key, level, limits: LevelLimits| {
+        let actor = Actor { key: by.id, request: None };
+        match actor::scope(actor, control.set_limits(level, &limits)).await {
+            Ok(()) => true,
+            Err(ControlError::Operators(text)) => {
+                assert!(text.contains("set by the operator"), "{text}");
+                false
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    for level in [LevelId::Deployment(made.id), LevelId::Key(called.id)] {
+        assert!(set(&tenants, level, tokens(5)).await, "nobody had set any");
+        assert!(set(&tenants, level, LevelLimits::default()).await && set(&tenants, level, tokens(6)).await);
+        assert!(set(&admin, level, tokens(7)).await);
+        assert!(set(&tenants, level, tokens(7)).await, "that changes nothing");
+        for wanted in [tokens(6), tokens(8), LevelLimits::default()] {
+            assert!(!set(&tenants, level, wanted).await);
+            assert_eq!(control.limits(level).await.unwrap(), tokens(7));
+        }
+        assert!(set(&admin, level, LevelLimits::default()).await);
+        assert!(set(&tenants, level, tokens(9)).await, "the operator has let go of it");
+    }
+
+    // A key that the operator makes with limits is born so; a tenant's own is its own.
+    for (maker, theirs) in [(&admin, false), (&tenants, true)] {
+        let request = KeyRequest { limits: tokens(3), ..call_key(&project) };
+        let actor = Actor { key: maker.id, request: None };
+        let (key, _secret) = actor::scope(actor, control.create_key(request)).await.unwrap();
+        assert_eq!(set(&tenants, LevelId::Key(key.id), tokens(4)).await, theirs);
+    }
+    // So is a slot that is made anew after the operator had limited it.
+    let (slot, _secret) = control.rotate_key(&made, Slot::Primary).await.unwrap();
+    assert!(set(&admin, LevelId::Key(slot.id), tokens(2)).await);
+    control.revoke_key(slot.id).await.unwrap();
+    let actor = Actor { key: tenants.id, request: None };
+    let (slot, _secret) = actor::scope(actor, control.rotate_key(&made, Slot::Primary)).await.unwrap();
+    assert_eq!(*slot.limits, tokens(2));
+    assert!(!set(&tenants, LevelId::Key(slot.id), LevelLimits::default()).await);
+}

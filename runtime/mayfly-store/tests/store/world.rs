@@ -28,6 +28,13 @@ impl CountingTools {
         self.code.lock().unwrap().insert(digest);
     }
 
+    fn of(&self, derived: Derived) -> &Mutex<HashSet<Digest>> {
+        match derived {
+            Derived::Code => &self.code,
+            Derived::Copy => &self.copies,
+        }
+    }
+
     pub(crate) fn lose_code(&self) {
         self.code.lock().unwrap().clear();
     }
@@ -51,21 +58,12 @@ impl Tools for CountingTools {
         Ok(ComponentInfo { imports: Vec::new(), exports: Vec::new(), bytes: bytes.len() as u64, code_bytes: 1 })
     }
 
-    async fn stored_code(&self) -> std::io::Result<Vec<Digest>> {
-        Ok(self.code.lock().unwrap().iter().copied().collect())
+    async fn stored(&self, derived: Derived) -> std::io::Result<Vec<Digest>> {
+        Ok(self.of(derived).lock().unwrap().iter().copied().collect())
     }
 
-    async fn remove_code(&self, digest: Digest) -> std::io::Result<()> {
-        self.code.lock().unwrap().remove(&digest);
-        Ok(())
-    }
-
-    async fn stored_copies(&self) -> std::io::Result<Vec<Digest>> {
-        Ok(self.copies.lock().unwrap().iter().copied().collect())
-    }
-
-    async fn remove_copy(&self, digest: Digest) -> std::io::Result<()> {
-        self.copies.lock().unwrap().remove(&digest);
+    async fn remove(&self, derived: Derived, digest: Digest) -> std::io::Result<()> {
+        self.of(derived).lock().unwrap().remove(&digest);
         Ok(())
     }
 
@@ -92,6 +90,7 @@ pub(crate) fn info() -> ModelInfo {
         pad_id: Some(0),
         properties: vec![("pooling".to_owned(), "mean".to_owned())],
         bytes: 5,
+        decoder: None,
     }
 }
 

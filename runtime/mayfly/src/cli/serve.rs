@@ -73,7 +73,9 @@ async fn serve(json: bool, config: Config) -> anyhow::Result<()> {
 /// Logs go to standard error; `RUST_LOG` chooses what.
 fn log(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written is lost; by default it would be told to the same log, and the task would panic.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     // A second call (tests) keeps the first one's settings.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }
