@@ -24,6 +24,16 @@ pub struct Config {
     pub output_bytes_max: u64,
     /// Keep, for each model on the CPU, a copy with its weights packed for this node, where there is a folder for them.
     pub prepack: bool,
+    /// Sequences that one decoder generates at once.
+    pub generation_slots: u32,
+    /// The most bytes of attention state that one decoder may hold, prompts kept for reuse included.
+    pub generation_kv_bytes_max: u64,
+    /// Sequences waiting for one decoder; one more is refused.
+    pub generation_waiting_max: u32,
+    /// Prompt tokens in one run. Less are taken while others would wait too long for their next token.
+    pub generation_prefill_chunk_max: u32,
+    /// A generation that is ahead of its reader and of which nothing is read for this long is ended.
+    pub generation_stall_ms: u64,
 }
 
 impl Default for Config {
@@ -37,6 +47,11 @@ impl Default for Config {
             sessions_max: 256,
             output_bytes_max: 1 << 30,
             prepack: true,
+            generation_slots: 16,
+            generation_kv_bytes_max: 4 << 30,
+            generation_waiting_max: 256,
+            generation_prefill_chunk_max: 256,
+            generation_stall_ms: 30_000,
         }
     }
 }
@@ -68,6 +83,22 @@ impl Config {
         if self.output_bytes_max == 0 {
             problems.push("inference.output_bytes_max must be at least 1".to_owned());
         }
+        let within = |least: u64, most: u64, value: u64| (least..=most).contains(&value);
+        if !within(1, 256, self.generation_slots.into()) {
+            problems.push("inference.generation_slots must be from 1 to 256".to_owned());
+        }
+        if self.generation_kv_bytes_max < 1 << 20 {
+            problems.push("inference.generation_kv_bytes_max must be at least 1048576".to_owned());
+        }
+        if self.generation_waiting_max == 0 {
+            problems.push("inference.generation_waiting_max must be at least 1".to_owned());
+        }
+        if !within(1, 4096, self.generation_prefill_chunk_max.into()) {
+            problems.push("inference.generation_prefill_chunk_max must be from 1 to 4096".to_owned());
+        }
+        if self.generation_stall_ms == 0 {
+            problems.push("inference.generation_stall_ms must be at least 1".to_owned());
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 }
@@ -81,6 +112,21 @@ mod tests {
         assert_eq!(Config::default().validate(), Ok(()));
         let config = Config { queue_runs_max: 0, sessions_max: 0, intra_op_threads: 2000, ..Config::default() };
         assert_eq!(config.validate().expect_err("three values are wrong").len(), 3);
+    }
+
+    #[test]
+    fn limits_of_generation_have_ranges() {
+        let check = |config: Config, names: &str| {
+            let problems = config.validate().expect_err("a value is wrong");
+            assert!(problems.len() == 1 && problems[0].starts_with(names), "{problems:?}");
+        };
+        let base = Config::default;
+        check(Config { generation_slots: 0, ..base() }, "inference.generation_slots ");
+        check(Config { generation_slots: 257, ..base() }, "inference.generation_slots ");
+        check(Config { generation_kv_bytes_max: 1000, ..base() }, "inference.generation_kv_bytes_max ");
+        check(Config { generation_waiting_max: 0, ..base() }, "inference.generation_waiting_max ");
+        check(Config { generation_prefill_chunk_max: 4097, ..base() }, "inference.generation_prefill_chunk_max ");
+        check(Config { generation_stall_ms: 0, ..base() }, "inference.generation_stall_ms ");
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! [`Inference::run`] runs what was prepared. Nobody below this crate is asked for a budget: callers hold
 //! [`Prepared::hold_lines`] before they run.
 
+mod chat;
 mod config;
 mod copies;
 mod device;
 mod error;
+mod generation;
 mod library;
 mod metering;
 mod package;
@@ -19,15 +21,21 @@ mod session;
 mod tensor;
 mod tokenizer;
 
+pub use chat::{Chat, ChatError};
 pub use config::Config;
 pub use copies::{Copies, CopySettings};
 pub use device::Device;
 pub use error::{ImportError, InputError, LoadError, PackageError, RunError, StartError, TokenizerError};
+pub use generation::{
+    Chunk, ChunkToken, Constraint, EngineLoad, Finish, Generation, GenerationAccount, GenerationError,
+    GenerationOptions, GenerationRequest, GenerationUsage, OptionError, Sampling, TopToken,
+};
 pub use library::{ORT_VERSION, library_places, prepare_process};
 pub use package::{
-    DimensionInfo, ImportPolicy, Imported, ModelInfo, Package, Role, TensorInfo, import, probe, probe_in_child,
+    Batching, DecoderInfo, DecoderInputs, DecoderLayout, DimensionInfo, GenerationDefaults, ImportPolicy, Imported,
+    ModelInfo, Package, Role, TensorInfo, import, probe, probe_in_child,
 };
-pub use prepare::{Output, Prepared, RunLimits};
+pub use prepare::{Output, Prepared, RunLimits, Seen};
 pub use residency::{Residency, Resident};
 pub use runtime::{Inference, RunStats, RuntimeInfo};
 pub use tensor::{ElementType, Tensor, TensorError};

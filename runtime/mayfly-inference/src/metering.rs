@@ -1,6 +1,10 @@
 //! How much a run costs, from resolved slots and actual values. Pure: no tensors, no names, no I/O.
 //!
 //! Quantities are those of DESIGN's "Metering". What the host adds to a run (padding, batching) never gets here.
+//!
+//! A decoder's token is paid for once, as what it was: an input if the guest brought it, an output if the model gave it.
+//! Somebody who runs a decode loop over `wasi:nn` so pays what `generation` would have cost: the tokens of the prompt as
+//! input, however they were cut into runs, and one output token for each last position that was looked at.
 
 /// Input elements to one unit of the meter `elements`.
 pub(crate) const ELEMENTS_PER_UNIT: u64 = 1024;
@@ -38,9 +42,12 @@ pub(crate) fn encoder_tokens(
 
 /// Input tokens of a decoder run: `positions` new ones in each row behind `past` earlier ones.
 ///
-/// One new position behind a past is the token that the last run's output was charged for.
-pub(crate) fn decoder_input_tokens(rows: u64, positions: u64, past: u64) -> u64 {
-    if past > 0 && positions == 1 { 0 } else { rows.saturating_mul(positions) }
+/// One new position behind a past is free if the outputs of the runs that left this past were `seen`: it is the token
+/// that was chosen from them, and seeing them was charged as an output token. Where nobody looked, nothing was chosen:
+/// the guest brings a token of its own, and a prompt fed one by one costs what it costs in one run. Attention state
+/// cannot be copied, so each run that was seen makes one step free.
+pub(crate) fn decoder_input_tokens(rows: u64, positions: u64, past: u64, seen: bool) -> u64 {
+    if past > 0 && positions == 1 && seen { 0 } else { rows.saturating_mul(positions) }
 }
 
 /// Units of a graph that has neither tokens nor fixed rows; a run is never free.
@@ -77,14 +84,30 @@ mod tests {
         assert_eq!(charge(&[text(1, 0, 8)]), Ok(3));
         assert_eq!(charge(&[text(8, 0, 0), text(1, 4, 3)]), Ok(9));
         assert_eq!(charge(&[text(4, 0, 0), text(0, 2, 2)]), Err(EmptyRow(1)));
-        assert_eq!(decoder_input_tokens(2, 7, 0), 14);
-        assert_eq!(decoder_input_tokens(2, 7, 5), 14);
-        assert_eq!(decoder_input_tokens(2, 1, 5), 0);
-        assert_eq!(decoder_input_tokens(2, 1, 0), 2);
+        for (positions, past, seen, tokens) in
+            [(7, 0, false, 14), (7, 5, true, 14), (1, 5, true, 0), (1, 5, false, 2), (1, 0, true, 2), (1, 0, false, 2)]
+        {
+            assert_eq!(
+                decoder_input_tokens(2, positions, past, seen),
+                tokens,
+                "{positions} behind {past}, seen: {seen}"
+            );
+        }
         assert_eq!([element_units(0), element_units(1024), element_units(1025)], [1, 1, 2]);
     }
 
     proptest! {
+        #[test]
+        fn a_decoder_s_prompt_costs_its_length_however_it_is_cut(cuts in proptest::collection::vec(1_u64..9, 1..20)) {
+            let mut past = 0;
+            let mut charged = 0;
+            for positions in &cuts {
+                charged += decoder_input_tokens(1, *positions, past, false);
+                past += positions;
+            }
+            prop_assert_eq!(charged, past);
+        }
+
         #[test]
         fn zeroed_masks_save_nothing(kept in 1_usize..40, zeroed in proptest::collection::vec(any::<bool>(), 40)) {
             let honest = text(kept, 0, 0);

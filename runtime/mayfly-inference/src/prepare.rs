@@ -5,6 +5,7 @@
 
 mod count;
 mod outputs;
+mod seen;
 mod shapes;
 mod values;
 
@@ -14,6 +15,8 @@ mod tests;
 use std::collections::HashSet;
 
 use mayfly_types::{Line, ModelId};
+
+pub use self::seen::Seen;
 
 use crate::package::{Role, TensorInfo};
 use crate::session::Request;
@@ -63,6 +66,8 @@ pub struct Output {
     pub tensor: Tensor,
     /// Charged when the guest first reads it or hands it to another graph; empty for most.
     pub on_read: Vec<Line>,
+    /// To be marked when they are charged.
+    pub seen: Seen,
 }
 
 /// An input beside its description.

@@ -12,11 +12,12 @@ use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::clock::Bell;
+use crate::generation::{self, Engine, NotTaken, Rejected};
 use crate::residency::{Claim, Residents};
 use crate::session::{Executor, Model, Options, Refused, Request, Ticket};
 use crate::{
-    Config, Copies, CopySettings, Device, LoadError, Output, Package, Prepared, Residency, RunError, StartError,
-    library,
+    Config, Copies, CopySettings, DecoderInfo, Device, EngineLoad, Generation, GenerationError, GenerationRequest,
+    LoadError, Output, Package, Prepared, Residency, RunError, StartError, library,
 };
 
 /// What `mayfly doctor` and `/api/v1/node` show of the library.
@@ -190,17 +191,110 @@ impl Inference {
         load: &mut Option<Duration>,
     ) -> Result<Arc<Executor>, LoadError> {
         let began = Instant::now();
-        let mut outcome = match self.0.residents.claim(model.clone())? {
-            Claim::Ready(executor) => return Ok(executor),
-            Claim::Loading(outcome) => outcome,
-        };
-        let ended = timeout_at(deadline.into(), outcome.wait_for(Option::is_some)).await;
-        *load = Some(load.unwrap_or_default() + began.elapsed());
-        match ended {
-            Err(_) => Err(LoadError::Deadline),
-            Ok(Ok(outcome)) => outcome.clone().expect("it was waited for"),
-            Ok(Err(_)) => Err(LoadError::Failed { detail: "its load was given up".to_owned() }),
+        let claim = self.0.residents.claim(model.clone())?;
+        let waits = matches!(claim, Claim::Loading(_));
+        let executor = loaded(claim, deadline).await;
+        if waits {
+            *load = Some(load.unwrap_or_default() + began.elapsed());
         }
+        executor
+    }
+
+    /// The engine of `model`, once it is loaded.
+    async fn engine(&self, model: Model, decoder: &DecoderInfo, deadline: Instant) -> Result<Arc<Engine>, LoadError> {
+        loaded(self.0.residents.claim_engine(model, decoder.clone())?, deadline).await
+    }
+
+    /// Loads the engine of a decoder without generating (`min_warm`, tests).
+    ///
+    /// # Errors
+    /// [`GenerationError::NotADecoder`] or [`GenerationError::Load`].
+    pub async fn load_generation(
+        &self,
+        package: &Arc<Package>,
+        device: Device,
+        deadline: Instant,
+    ) -> Result<(), GenerationError> {
+        let decoder = package.info().decoder.as_ref().ok_or(GenerationError::NotADecoder)?;
+        Ok(self.engine(package.model(device), decoder, deadline).await.map(drop)?)
+    }
+
+    /// Starts a generation: loads the model's engine if it is not loaded (once, however many ask), queues, and gives the
+    /// reader's end at once; tokens come as they are made.
+    ///
+    /// # Errors
+    /// [`GenerationError`]: what is wrong with the request, or why it cannot start. Nothing ran.
+    pub async fn generate(
+        &self,
+        package: &Arc<Package>,
+        device: Device,
+        request: GenerationRequest,
+    ) -> Result<Generation, GenerationError> {
+        let decoder = package.info().decoder.as_ref().ok_or(GenerationError::NotADecoder)?;
+        generation::check(decoder, &request)?;
+        let (deadline, cancel) = (request.deadline, request.cancel.clone());
+        let first = self.0.residents.sequence_numbers(request.choices);
+        if request.options.constraint.is_none() {
+            // Nothing can be wrong with it any more: the load begins beside the preparation.
+            self.0.residents.claim_engine(package.model(device), decoder.clone())?;
+        }
+        // Off the async threads: the tokenizer may have to be loaded, and a constraint compiled.
+        let made = {
+            let package = Arc::clone(package);
+            tokio::task::spawn_blocking(move || generation::job(&package, request, first))
+        };
+        let stopped = async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = sleep_until(deadline.into()) => {}
+            }
+        };
+        let started = async {
+            let (mut job, mut answer) = match made.await {
+                Ok(made) => made?,
+                Err(error) => {
+                    tracing::error!(%error, "a generation could not be prepared");
+                    return Err(GenerationError::Failed("the host failed while it prepared the request".to_owned()));
+                }
+            };
+            loop {
+                let engine = self.engine(package.model(device), decoder, deadline).await?;
+                let generation = engine.generation(&job);
+                match engine.submit(job) {
+                    Ok(()) => {}
+                    // Dropped between our claim and now. It is loaded again.
+                    Err((given_back, NotTaken::Closed)) => {
+                        generation.let_go();
+                        job = given_back;
+                        continue;
+                    }
+                    Err((_, NotTaken::Full { limit })) => return Err(GenerationError::Busy { waiting: limit, limit }),
+                }
+                match answer.await {
+                    Ok(Ok(())) => return Ok(generation),
+                    Ok(Err(Rejected::For(error))) => return Err(error),
+                    Ok(Err(Rejected::Closed(given_back))) => {
+                        generation.let_go();
+                        job = given_back;
+                        answer = job.again();
+                    }
+                    Err(_) => {
+                        return Err(GenerationError::Failed("the host failed while it ran this model".to_owned()));
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stopped => Err(GenerationError::Stopped),
+            started = started => started,
+        }
+    }
+
+    /// How busy each loaded engine is.
+    pub fn generation_load(&self) -> Vec<EngineLoad> {
+        self.0.residents.engine_loads()
     }
 
     /// Drops every session that is idle and past its stay, or, with `force`, every session without queued or running work.
@@ -218,6 +312,19 @@ impl Inference {
     /// What is loaded right now.
     pub fn residency(&self) -> Residency {
         self.0.residents.residency()
+    }
+}
+
+/// What was claimed, once it is loaded.
+async fn loaded<T>(claim: Claim<T>, deadline: Instant) -> Result<Arc<T>, LoadError> {
+    let mut outcome = match claim {
+        Claim::Ready(held) => return Ok(held),
+        Claim::Loading(outcome) => outcome,
+    };
+    match timeout_at(deadline.into(), outcome.wait_for(Option::is_some)).await {
+        Err(_) => Err(LoadError::Deadline),
+        Ok(Ok(outcome)) => outcome.clone().expect("it was waited for"),
+        Ok(Err(_)) => Err(LoadError::Failed { detail: "its load was given up".to_owned() }),
     }
 }
 

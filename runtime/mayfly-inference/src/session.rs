@@ -10,9 +10,9 @@ mod run;
 mod save;
 mod ticket;
 
-pub(crate) use executor::{Executor, start};
-pub(crate) use load::{CopySource, Model, Options, Source, check_device, probe_load};
+pub(crate) use executor::{Executor, give_memory_back, start};
+pub(crate) use load::{CopySource, Loaded, Model, Options, Source, check_device, load, probe_load};
 pub(crate) use queue::Refused;
-pub(crate) use run::{OutputPlan, Request};
+pub(crate) use run::{OutputPlan, Request, readable};
 pub(crate) use save::save_copy;
 pub(crate) use ticket::Ticket;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mayfly_types::Digest;
 
+use crate::Seen;
 use data::Data;
 
 /// The seven element types of `wasi:nn`, and booleans, which travel as `u8`.
@@ -99,8 +100,8 @@ pub struct Tensor {
     data: Arc<Data>,
     element_type: ElementType,
     dimensions: Arc<[u32]>,
-    /// The package whose attention state this is, if it is one.
-    opaque: Option<Digest>,
+    /// The package whose attention state this is, if it is one, and the run it came from.
+    opaque: Option<(Digest, Seen)>,
 }
 
 impl Tensor {
@@ -164,12 +165,17 @@ impl Tensor {
 
     /// The package whose attention state this is.
     pub(crate) fn opaque_of(&self) -> Option<Digest> {
-        self.opaque
+        self.opaque.as_ref().map(|(package, _)| *package)
     }
 
-    /// The same tensor, marked as attention state of `package`.
-    pub(crate) fn into_opaque(self, package: Digest) -> Self {
-        Self { opaque: Some(package), ..self }
+    /// Whether this is attention state of a run whose outputs somebody has seen.
+    pub(crate) fn is_seen(&self) -> bool {
+        self.opaque.as_ref().is_some_and(|(_, run)| run.is_marked())
+    }
+
+    /// The same tensor, marked as attention state that a run of `package` left.
+    pub(crate) fn into_opaque(self, package: Digest, run: Seen) -> Self {
+        Self { opaque: Some((package, run)), ..self }
     }
 
     /// The data, for checks on this side.
@@ -224,7 +230,7 @@ impl Tensor {
             }
             Ok::<(), TensorError>(())
         })?;
-        Ok(Self { opaque: self.opaque, ..tensor })
+        Ok(Self { opaque: self.opaque.clone(), ..tensor })
     }
 }
 

@@ -125,7 +125,7 @@ impl Package {
         }
     }
 
-    fn tokenizer(&self) -> Result<&Tokenizer, TokenizerError> {
+    pub(crate) fn tokenizer(&self) -> Result<&Tokenizer, TokenizerError> {
         if !self.info().has_tokenizer {
             return Err(TokenizerError::None);
         }
@@ -146,14 +146,14 @@ impl Package {
     }
 }
 
-fn check_texts(texts: &[String]) -> Result<(), TokenizerError> {
+pub(crate) fn check_texts(texts: &[impl AsRef<str>]) -> Result<(), TokenizerError> {
     if texts.len() > TEXTS_MAX {
         return Err(TokenizerError::Invalid(format!(
             "{} texts; at most {TEXTS_MAX} are taken in one call",
             texts.len()
         )));
     }
-    let bytes = texts.iter().map(String::len).fold(0, usize::saturating_add);
+    let bytes = texts.iter().map(|text| text.as_ref().len()).fold(0, usize::saturating_add);
     if bytes > TEXT_BYTES_MAX {
         return Err(TokenizerError::Invalid(format!(
             "{bytes} bytes of text; at most {TEXT_BYTES_MAX} are taken in one call"
@@ -162,7 +162,7 @@ fn check_texts(texts: &[String]) -> Result<(), TokenizerError> {
     Ok(())
 }
 
-fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(TokenizerError::Failed { detail: error.to_string() }),

@@ -24,6 +24,7 @@ fn main() {
     let trials = vec![
         trial("good_models_load_once_and_are_stored", good_models_load_once_and_are_stored),
         trial("what_the_library_refuses_is_refused", what_the_library_refuses_is_refused),
+        trial("a_chat_template_is_tried_by_the_child", a_chat_template_is_tried_by_the_child),
         trial("a_child_that_hangs_is_ended", a_child_that_hangs_is_ended),
         trial("a_child_without_memory_fails_alone", a_child_without_memory_fails_alone),
     ];
@@ -56,6 +57,8 @@ fn good_models_load_once_and_are_stored() {
         "function.onnx",
         "if_8.onnx",
         "embedder",
+        "decoder_genai",
+        "decoder_optimum",
     ] {
         let imported =
             import_into(dest.path(), &fixture(name), &policy).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -64,7 +67,7 @@ fn good_models_load_once_and_are_stored() {
     }
     let again = import_into(dest.path(), &fixture("decoder.onnx"), &policy).unwrap();
     assert_eq!(again.info.inputs[2].role, Role::Past);
-    assert_eq!(std::fs::read_dir(dest.path()).unwrap().count(), 10);
+    assert_eq!(std::fs::read_dir(dest.path()).unwrap().count(), 12);
 }
 
 fn what_the_library_refuses_is_refused() {
@@ -85,6 +88,25 @@ fn what_the_library_refuses_is_refused() {
     let error = import_into(dest.path(), source.path(), &ImportPolicy::default()).unwrap_err();
     assert!(error.to_string().contains("tokenizer.json"), "{error}");
     nothing_left(&dest);
+}
+
+fn a_chat_template_is_tried_by_the_child() {
+    let source = TempDir::new().unwrap();
+    for entry in std::fs::read_dir(fixture("decoder_optimum")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), source.path().join(entry.file_name())).unwrap();
+    }
+    let dest = TempDir::new().unwrap();
+    let policy = ImportPolicy { probe_bytes_max: 2 << 30, ..ImportPolicy::default() };
+    // Constants are computed when a template is compiled: 400 times 90 MB.
+    for (template, why) in
+        [("{% for %}".to_owned(), "does not compile"), ("{{ 'x' * 90000000 }}".repeat(400), "signal")]
+    {
+        std::fs::write(source.path().join("chat_template.jinja"), template).unwrap();
+        let error = import_into(dest.path(), source.path(), &policy).unwrap_err();
+        assert!(matches!(&error, ImportError::Probe(text) if text.contains(why)), "{error:?}");
+        nothing_left(&dest);
+    }
 }
 
 fn a_child_that_hangs_is_ended() {

@@ -21,6 +21,7 @@
 //! - [`Request`] and [`Response`]: headers, JSON, bytes and streams both ways.
 //! - [`Model`] and [`Tensor`]: what was granted, and running it. [`Tokenizer`]: text to ids and back, done by the host.
 //! - [`TokenModel`]: many texts through a model that takes token ids, padded and batched.
+//! - [`generation`]: text from a language model, as it comes.
 //! - [`config`]: the deployment's own settings. Logs are lines on standard error: `eprintln!`.
 //! - [`Error`]: becomes an HTTP answer in OpenAI's shape, so `?` is enough in most places.
 //!
@@ -31,6 +32,7 @@
 pub mod bindings;
 pub mod config;
 mod error;
+pub mod generation;
 mod model;
 pub mod models;
 mod request;

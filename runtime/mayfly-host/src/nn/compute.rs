@@ -10,7 +10,7 @@ use futures::StreamExt;
 use mayfly_inference::{
     ElementType, InputError, LoadError, Output, Package, Prepared, Role, RunError, RunLimits, RunStats, Tensor,
 };
-use mayfly_types::{Hold, Line, Meter, ModelId};
+use mayfly_types::{Hold, Line, Meter, ModelId, Refusal};
 use wasmtime::component::ResourceTableError;
 
 use super::errors::NnError;
@@ -106,10 +106,13 @@ impl NnState {
     }
 
     pub(super) async fn hold(&self, lines: &[Line]) -> Result<Hold, NnError> {
-        self.within_call(Hold::take(Arc::clone(&self.budget), lines)).await?.map_err(|refusal| {
-            self.clock.refused(refusal.clone());
-            refusal.into()
-        })
+        Ok(self.ask(lines).await??)
+    }
+
+    /// A hold, or why the budget refuses it; an error of its own if the call ends meanwhile.
+    pub(super) async fn ask(&self, lines: &[Line]) -> Result<Result<Hold, Refusal>, NnError> {
+        let held = self.within_call(Hold::take(Arc::clone(&self.budget), lines)).await?;
+        Ok(held.inspect_err(|refusal| self.clock.refused(refusal.clone())))
     }
 
     async fn run_one(&self, grant: &Grant, job: Job, hold: &Arc<Hold>) -> Result<(NamedTensors, RunStats), NnError> {
@@ -135,9 +138,9 @@ impl NnState {
         let origin = grant.package.digest();
         outputs
             .into_iter()
-            .map(|Output { name, tensor, on_read }| {
+            .map(|Output { name, tensor, on_read, seen }| {
                 let share = self.live.take(tensor.byte_len())?;
-                Ok((name, HostTensor::from_run(tensor, share, OnRead::new(hold, on_read), origin)))
+                Ok((name, HostTensor::from_run(tensor, share, OnRead::new(hold, on_read, seen), origin)))
             })
             .collect()
     }

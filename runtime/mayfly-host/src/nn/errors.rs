@@ -16,11 +16,13 @@ const FOREIGN_TEXT_CHARS_MAX: usize = 400;
 pub struct NnError {
     pub(super) code: ErrorCode,
     pub(super) text: String,
+    /// The call is over, and that is all.
+    pub(super) is_closed: bool,
 }
 
 impl NnError {
     pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self { code, text: text.into(), is_closed: false }
     }
 
     pub(super) fn invalid(text: impl Into<String>) -> Self {
@@ -41,10 +43,8 @@ impl NnError {
 
     /// The response's body has ended, the caller left or the server stops.
     pub(super) fn closed() -> Self {
-        Self::new(
-            ErrorCode::RuntimeError,
-            "the call is over; models can be used only until the response's body has ended",
-        )
+        let text = "the call is over; models can be used only until the response's body has ended";
+        Self { is_closed: true, ..Self::new(ErrorCode::RuntimeError, text) }
     }
 
     pub(super) fn deadline() -> Self {
@@ -121,7 +121,7 @@ impl From<Refusal> for NnError {
 }
 
 /// A text of a library on one line, cut, each word that could be a path of this machine replaced by `…`.
-fn without_paths(text: &str) -> String {
+pub(super) fn without_paths(text: &str) -> String {
     let mut clean = String::new();
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
         if !clean.is_empty() {

@@ -8,6 +8,7 @@ mod bindings;
 mod compute;
 mod config;
 mod errors;
+mod generation;
 mod graph;
 mod inference;
 mod live;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
 
 use self::errors::NnError;
+pub(crate) use self::generation::Asker;
 use self::live::LiveBytes;
 use crate::cpu::CpuMeter;
 use crate::state::GuestState;
@@ -45,6 +47,9 @@ pub(crate) struct NnState {
     clock: Clock,
     meter: Arc<CpuMeter>,
     live: LiveBytes,
+    asker: Asker,
+    /// One count for each open stream of a generation, and one.
+    streams: Arc<()>,
 }
 
 impl NnState {
@@ -59,7 +64,14 @@ impl NnState {
         clock: Clock,
     ) -> Self {
         let live = LiveBytes::new(limits.tensor_bytes_max);
-        Self { inference, grants, budget, limits, deadline, cancel, clock, meter: Arc::default(), live }
+        let asker = Asker { owner: 0, reuse: None };
+        let (meter, streams) = (Arc::default(), Arc::default());
+        Self { inference, grants, budget, limits, deadline, cancel, clock, meter, live, asker, streams }
+    }
+
+    /// Generates in the name of `asker`.
+    pub(crate) fn with_asker(self, asker: Asker) -> Self {
+        Self { asker, ..self }
     }
 
     /// Counts CPU time of the guest, and of what is done for it on other threads, on `meter`.
@@ -143,5 +155,6 @@ pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result
 
 fn link<T: Send + 'static>(linker: &mut Linker<T>, view: View<T>) -> wasmtime::Result<()> {
     bindings::Models::add_to_linker::<T, Interfaces>(linker, view)?;
+    generation::link(linker, view)?;
     tensor::link_without_copies(linker, view)
 }

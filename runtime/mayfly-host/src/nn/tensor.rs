@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mayfly_inference::{ElementType, Tensor};
+use mayfly_inference::{ElementType, Seen, Tensor};
 use mayfly_types::{Digest, Hold, Line};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, WasmList};
@@ -41,16 +41,18 @@ enum Value {
 pub(crate) struct OnRead {
     hold: Arc<Hold>,
     lines: Vec<Line>,
+    seen: Seen,
 }
 
 impl OnRead {
     /// None if reading is free.
-    pub(super) fn new(hold: &Arc<Hold>, lines: Vec<Line>) -> Option<Self> {
-        (!lines.is_empty()).then(|| Self { hold: Arc::clone(hold), lines })
+    pub(super) fn new(hold: &Arc<Hold>, lines: Vec<Line>, seen: Seen) -> Option<Self> {
+        (!lines.is_empty()).then(|| Self { hold: Arc::clone(hold), lines, seen })
     }
 
     pub(super) fn charge(self) {
         self.hold.charge(&self.lines);
+        self.seen.mark();
     }
 }
 

@@ -22,11 +22,11 @@ const TEXTS_BYTES_MAX: usize = 8 << 20;
 /// Ids of one `decode`.
 const IDS_MAX: usize = 1 << 20;
 /// Text (or ids, in bytes) beyond which the work leaves the async thread.
-const INLINE_BYTES_MAX: usize = 64 << 10;
+pub(super) const INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// Tells work that is under way when to stop.
 #[derive(Debug)]
-struct Stop {
+pub(super) struct Stop {
     cancel: CancellationToken,
     deadline: Instant,
     /// The CPU clock of the working thread when it began, and how far it may go.
@@ -62,7 +62,7 @@ fn cpu_used_up(limit_ms: u64) -> NnError {
 
 impl NnState {
     /// Does CPU-bound work for the guest, on another thread if it is much, and counts its time.
-    async fn cpu_work<T: Send + 'static>(
+    pub(super) async fn cpu_work<T: Send + 'static>(
         &self,
         bytes: usize,
         work: impl FnOnce(&Stop) -> Result<T, NnError> + Send + 'static,

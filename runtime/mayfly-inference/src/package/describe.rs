@@ -4,6 +4,7 @@ use mayfly_types::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::info::ModelInfo;
+use super::template::ChatTemplate;
 
 /// The description's file name inside a package.
 pub(super) const DESCRIPTION: &str = "package.json";
@@ -35,6 +36,9 @@ pub(crate) struct Description {
     pub(crate) embeddings: Option<String>,
     /// Outputs whose shape the graph does not tell: their `dimensions` are empty and mean nothing.
     pub(crate) unshaped: Vec<String>,
+    /// How to make prompts of chats, if it is a decoder with a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) chat: Option<ChatTemplate>,
 }
 
 impl Description {

@@ -1,11 +1,12 @@
 //! What the configuration files of a Hugging Face folder say about a model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::decoder::settings::{Files, Settings};
 use super::model_toml::{Labels, ModelToml};
 use super::store::Staged;
 use crate::ImportError;
@@ -21,6 +22,8 @@ pub(super) struct Facts {
     pub(super) pad_id: Option<u32>,
     pub(super) token_types: Option<u32>,
     pub(super) properties: BTreeMap<String, String>,
+    /// How to generate, if it is a decoder.
+    pub(super) settings: Settings,
 }
 
 /// Reads the files of `staged`; `toml` wins over them.
@@ -40,6 +43,13 @@ pub(super) fn gather(
     if let Some(config) = &config {
         from_config(config, &mut facts);
     }
+    let genai = json("genai_config.json")?;
+    if let Some(model) = genai.as_ref().and_then(|genai| genai.get("model")) {
+        from_genai(model, &mut facts);
+    }
+    let generation = json("generation_config.json")?;
+    let files = Files { genai: genai.as_ref(), config: config.as_ref(), generation: generation.as_ref() };
+    facts.settings = Settings::of(files);
     let tokenizer = json("tokenizer_config.json")?;
     if let Some(length) = tokenizer.as_ref().and_then(|t| t.get("model_max_length")).and_then(Value::as_u64) {
         limit(&mut facts.max_tokens, length);
@@ -48,12 +58,18 @@ pub(super) fn gather(
     if let Some(length) = sentence.as_ref().and_then(|s| s.get("max_seq_length")).and_then(Value::as_u64) {
         limit(&mut facts.max_tokens, length);
     }
-    if facts.pad_id.is_none() {
-        let special = json("special_tokens_map.json")?;
-        let named = tokenizer.as_ref().and_then(pad_token).or_else(|| special.as_ref().and_then(pad_token));
-        if let (Some(token), Some(bytes)) = (named, staged.read("tokenizer.json")?) {
-            facts.pad_id = added_id(&bytes, token)?;
-        }
+    let special = json("special_tokens_map.json")?;
+    let named = |key: &str| {
+        let token = |from: &Option<Value>| from.as_ref().and_then(|from| token_text(from.get(key)?)).map(str::to_owned);
+        token(&tokenizer).or_else(|| token(&special))
+    };
+    let (pad, eos) = (named("pad_token"), named("eos_token"));
+    if let (true, Some(bytes)) = (pad.is_some() || eos.is_some(), staged.read("tokenizer.json")?) {
+        let ids = added_ids(&bytes)?;
+        let id = |token: Option<String>| ids.get(&token?).copied();
+        facts.pad_id = facts.pad_id.or_else(|| id(pad));
+        // The tokenizer of a chat model often names the end of a turn, where the configuration names the end of a text.
+        facts.settings.eos.extend(id(eos));
     }
     from_modules(json("modules.json")?.as_ref(), &json, &mut facts)?;
 
@@ -139,6 +155,14 @@ fn from_config(config: &Value, facts: &mut Facts) {
     }
 }
 
+fn from_genai(model: &Value, facts: &mut Facts) {
+    facts.vocab_size = facts.vocab_size.or(small(model.get("vocab_size")).filter(|size| *size > 0));
+    facts.pad_id = facts.pad_id.or(small(model.get("pad_token_id")));
+    if let Some(length) = small(model.get("context_length")) {
+        limit(&mut facts.max_tokens, u64::from(length));
+    }
+}
+
 fn from_modules(
     modules: Option<&Value>,
     json: &impl Fn(&str) -> Result<Option<Value>, ImportError>,
@@ -185,13 +209,13 @@ fn from_modules(
     Ok(())
 }
 
-fn pad_token(config: &Value) -> Option<&str> {
-    let token = config.get("pad_token")?;
+/// A token as tokenizer files write it: its text, or an object with it.
+pub(super) fn token_text(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// The id of an added token in `tokenizer.json`, without reading its vocabulary.
-fn added_id(tokenizer: &[u8], token: &str) -> Result<Option<u32>, ImportError> {
+/// The ids of the added tokens in `tokenizer.json`, without reading its vocabulary.
+fn added_ids(tokenizer: &[u8]) -> Result<HashMap<String, u32>, ImportError> {
     #[derive(Deserialize)]
     struct File {
         #[serde(default)]
@@ -204,7 +228,7 @@ fn added_id(tokenizer: &[u8], token: &str) -> Result<Option<u32>, ImportError> {
     }
     let file: File = serde_json::from_slice(tokenizer)
         .map_err(|error| ImportError::Refused(format!("`tokenizer.json` is not a tokenizer: {error}")))?;
-    Ok(file.added_tokens.into_iter().find(|added| added.content == token).map(|added| added.id))
+    Ok(file.added_tokens.into_iter().map(|added| (added.content, added.id)).collect())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::info::{DimensionInfo, Role, TensorInfo};
 use super::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use super::operators::{allowed, shown};
 use super::tensors::{self, Constant};
+use super::wiring::Wiring;
 use crate::ElementType;
 
 /// Nodes of the main graph, of subgraphs and of functions once in place.
@@ -26,6 +27,8 @@ pub(super) struct Checked {
     pub(super) outputs: Vec<TensorInfo>,
     /// Outputs whose shape the graph does not tell.
     pub(super) unshaped: Vec<String>,
+    /// What is connected to its inputs and outputs.
+    pub(super) wiring: Wiring,
 }
 
 type Functions<'a> = HashMap<(&'a str, &'a str, &'a str), usize>;
@@ -66,7 +69,8 @@ pub(super) fn check(model: &ModelProto, policy: &ImportPolicy) -> Result<Checked
     }
     walk.depth(size.depth)?;
     let (inputs, outputs, unshaped) = interface(graph)?;
-    Ok(Checked { externals: walk.externals, inputs, outputs, unshaped })
+    let wiring = Wiring::of(graph, &inputs);
+    Ok(Checked { externals: walk.externals, inputs, outputs, unshaped, wiring })
 }
 
 struct Walk<'a> {

@@ -7,9 +7,11 @@ use std::time::Duration;
 use mayfly_types::Digest;
 use prost::Message as _;
 
+use super::decoder::resolve::{Graph, resolve};
+use super::decoder::{Batching, DecoderInfo};
 use super::describe::{Description, FORMAT};
 use super::external::External;
-use super::facts::gather;
+use super::facts::{Facts, gather};
 use super::graph::{Checked, check};
 use super::info::ModelInfo;
 use super::mapped::map;
@@ -18,6 +20,7 @@ use super::onnx::ModelProto;
 use super::operators::shown;
 use super::source::Source;
 use super::store::Staged;
+use super::template::{ChatTemplate, TemplateSource};
 use super::{probe, roles, scan};
 use crate::{Copies, ImportError};
 
@@ -107,9 +110,13 @@ pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result
         }
     }
     let toml = overrides(&source, &mut staged)?;
-    let facts = gather(&staged, &toml, |file| label_file(&source, file))?;
+    let mut facts = gather(&staged, &toml, |file| label_file(&source, file))?;
+    let (inputs, outputs) = (&mut checked.inputs, &mut checked.outputs);
     let embeddings =
-        roles::resolve(&mut checked.inputs, &mut checked.outputs, &toml.roles).map_err(ImportError::Refused)?;
+        roles::resolve(inputs, outputs, &facts.settings.roles, &toml.roles).map_err(ImportError::Refused)?;
+    let decoder = decoder(&checked, &mut facts, embeddings.as_deref());
+    let has_tokenizer = staged.size_of(Path::new("tokenizer.json")).is_some();
+    let chat = if decoder.is_some() && has_tokenizer { chat_template(&staged, &mut facts)? } else { None };
     let text = |path: &Path| {
         path.to_str().map(str::to_owned).ok_or_else(|| ImportError::Refused("a file's name is not UTF-8".to_owned()))
     };
@@ -120,18 +127,60 @@ pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result
         info: ModelInfo {
             inputs: checked.inputs,
             outputs: checked.outputs,
-            has_tokenizer: staged.size_of(Path::new("tokenizer.json")).is_some(),
+            has_tokenizer,
             vocab_size: facts.vocab_size,
             max_tokens: facts.max_tokens,
             pad_id: facts.pad_id,
             properties: facts.properties.into_iter().collect(),
             bytes: staged.bytes(),
+            decoder,
         },
         token_types: facts.token_types,
         embeddings,
         unshaped: checked.unshaped,
+        chat,
     };
     Ok((staged, description))
+}
+
+/// How to generate with the model; whether it can be done, and why not, is a property.
+fn decoder(checked: &Checked, facts: &mut Facts, embeddings: Option<&str>) -> Option<DecoderInfo> {
+    let graph = Graph {
+        inputs: &checked.inputs,
+        outputs: &checked.outputs,
+        unshaped: &checked.unshaped,
+        wiring: &checked.wiring,
+        embeddings,
+        context: facts.max_tokens,
+        vocab: facts.vocab_size,
+    };
+    let (decoder, text) = match resolve(graph, &facts.settings) {
+        Ok(None) => return None,
+        Ok(Some(decoder)) => {
+            let text = match decoder.batching {
+                Batching::Continuous => "continuous".to_owned(),
+                Batching::OneAtATime => "one-at-a-time".to_owned(),
+            };
+            (Some(decoder), text)
+        }
+        Err(why) => (None, format!("no: {why}")),
+    };
+    facts.properties.insert("generation".to_owned(), text);
+    decoder
+}
+
+/// How to make prompts of chats; whether it can be done, and why not, are properties. The child tries the template.
+fn chat_template(staged: &Staged, facts: &mut Facts) -> Result<Option<ChatTemplate>, ImportError> {
+    let (chat, text) = match TemplateSource::find(staged)? {
+        Ok(None) => return Ok(None),
+        Ok(Some(source)) => (Some(ChatTemplate::from(source)), "true".to_owned()),
+        Err(why) => (None, format!("no: {why}")),
+    };
+    facts.properties.insert("chat".to_owned(), text);
+    if chat.as_ref().is_some_and(|chat| chat.has_tools) {
+        facts.properties.insert("tools".to_owned(), "true".to_owned());
+    }
+    Ok(chat)
 }
 
 fn check_graph(staged: &Staged, graph: &Path, policy: &ImportPolicy) -> Result<Checked, ImportError> {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::decoder::DecoderInfo;
 use crate::ElementType;
 
 /// What the host takes a tensor for.
@@ -66,4 +67,8 @@ pub struct ModelInfo {
     pub properties: Vec<(String, String)>,
     /// Bytes of all files.
     pub bytes: u64,
+    /// How to generate with it, if it is a decoder that the host can drive; a decoder that it cannot drive says why in the
+    /// property `generation`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<DecoderInfo>,
 }

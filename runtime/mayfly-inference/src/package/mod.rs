@@ -5,6 +5,7 @@
 //! `prepare.rs`, sessions are made in `session.rs`.
 
 mod child;
+mod decoder;
 mod describe;
 mod external;
 mod facts;
@@ -22,14 +23,18 @@ mod roles;
 mod scan;
 mod source;
 mod store;
+mod template;
 mod tensors;
+mod wiring;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub(crate) use child::{ChildLimits, ChildWork, first_load};
+pub use decoder::{Batching, DecoderInfo, DecoderInputs, DecoderLayout, GenerationDefaults};
 pub(crate) use describe::Description;
 pub use import::{ImportPolicy, Imported, import};
 pub use info::{DimensionInfo, ModelInfo, Role, TensorInfo};
 pub use open::Package;
 pub use probe::{probe, probe_in_child};
+pub(crate) use template::{ChatTemplate, TemplateSource};

@@ -33,6 +33,11 @@ pub(super) struct GraphProto {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct NodeProto {
+    /// Names; an empty one stands for an input that is not given.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub(super) input: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub(super) output: Vec<Bytes>,
     #[prost(string, tag = "4")]
     pub(super) op_type: String,
     #[prost(message, repeated, tag = "5")]

@@ -10,6 +10,8 @@ use mayfly_types::Digest;
 use super::describe::{DESCRIPTION, Description, FORMAT};
 use super::info::ModelInfo;
 use crate::PackageError;
+use crate::chat::Prompter;
+use crate::generation::Vocabulary;
 use crate::session::CopySource;
 use crate::tokenizer::Loaded;
 
@@ -23,6 +25,9 @@ pub struct Package {
     weight_bytes: u64,
     description: Description,
     pub(crate) tokenizer: OnceLock<Loaded>,
+    /// What chats are made with, or why they cannot be.
+    pub(crate) prompter: OnceLock<Result<Prompter, String>>,
+    pub(crate) vocabulary: Vocabulary,
 }
 
 impl Package {
@@ -53,7 +58,15 @@ impl Package {
             }
         }
         let weight_bytes = description.weight_bytes();
-        Ok(Self { digest, folder: folder.into(), weight_bytes, description, tokenizer: OnceLock::new() })
+        Ok(Self {
+            digest,
+            folder: folder.into(),
+            weight_bytes,
+            description,
+            tokenizer: OnceLock::new(),
+            prompter: OnceLock::new(),
+            vocabulary: Vocabulary::default(),
+        })
     }
 
     /// The package's identity.

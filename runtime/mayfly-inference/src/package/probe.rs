@@ -93,6 +93,7 @@ fn limit(limits: &[(Resource, u64)]) -> Result<(), String> {
 pub fn probe(folder: &Path, config: &Config) -> Result<(), String> {
     let package = Package::open(folder).map_err(|error| error.to_string())?;
     package.check_tokenizer()?;
+    package.check_chat_template()?;
     let answer = crate::session::probe_load(&package.graph_path(), config)?;
     #[expect(clippy::print_stdout, reason = "standard output is the way back to the import")]
     {

@@ -6,18 +6,21 @@ use super::info::{Role, TensorInfo};
 use super::operators::shown;
 use crate::ElementType;
 
-/// Gives every tensor its role. Returns the input that stands in for ids, if there is one.
+/// Gives every tensor its role: `hints` (from other hosts' configuration) count where they fit and nothing else has the
+/// role, `named` (from `model.toml`) must fit. Returns the input that stands in for ids, if there is one.
 ///
 /// # Errors
-/// A text, if `named` (from `model.toml`) does not fit the graph.
+/// A text, if `named` does not fit the graph.
 pub(super) fn resolve(
     inputs: &mut [TensorInfo],
     outputs: &mut [TensorInfo],
+    hints: &BTreeMap<String, Role>,
     named: &BTreeMap<String, Role>,
 ) -> Result<Option<String>, String> {
     for input in inputs.iter_mut() {
         input.role = usual_input(input);
     }
+    hint(inputs, hints, true);
     let has_present = outputs.iter().any(is_present);
     for output in outputs.iter_mut() {
         output.role = match output.name.as_str() {
@@ -26,6 +29,7 @@ pub(super) fn resolve(
             _ => Role::Data,
         };
     }
+    hint(outputs, hints, false);
     if !has_present {
         // Without a way out, a "past" is an ordinary series of values.
         inputs.iter_mut().filter(|input| input.role == Role::Past).for_each(|input| input.role = Role::Data);
@@ -68,6 +72,18 @@ pub(super) fn resolve(
         }
     }
     Ok(embeddings)
+}
+
+fn hint(tensors: &mut [TensorInfo], hints: &BTreeMap<String, Role>, is_input: bool) {
+    for (name, role) in hints {
+        if tensors.iter().any(|tensor| tensor.role == *role) {
+            continue;
+        }
+        let tensor = tensors.iter_mut().find(|tensor| tensor.name == *name && tensor.role == Role::Data);
+        if let Some(tensor) = tensor.filter(|tensor| fits(tensor, *role, is_input).is_ok()) {
+            tensor.role = *role;
+        }
+    }
 }
 
 fn usual_input(input: &TensorInfo) -> Role {
@@ -183,7 +199,7 @@ mod tests {
             tensor("past_sequence_length", I64, 1),
         ];
         let mut outputs = [tensor("logits", F32, 3), tensor("present.0.key", F32, 4)];
-        assert_eq!(resolve(&mut inputs, &mut outputs, &BTreeMap::new()), Ok(None));
+        assert_eq!(resolve(&mut inputs, &mut outputs, &BTreeMap::new(), &BTreeMap::new()), Ok(None));
         assert_eq!(roles(&inputs), [Role::Ids, Role::Mask, Role::Positions, Role::Past, Role::Data]);
         assert_eq!(roles(&outputs), [Role::Logits, Role::Present]);
     }
@@ -192,7 +208,7 @@ mod tests {
     fn a_stateful_graph_and_a_time_series() {
         let mut inputs = [tensor("input", F32, 2), tensor("state", F32, 3), tensor("past_values", F32, 3)];
         let mut outputs = [tensor("output", F32, 2), tensor("stateN", F32, 3)];
-        resolve(&mut inputs, &mut outputs, &BTreeMap::new()).unwrap();
+        resolve(&mut inputs, &mut outputs, &BTreeMap::new(), &BTreeMap::new()).unwrap();
         assert_eq!(roles(&inputs), [Role::Data, Role::State, Role::Data]);
         assert_eq!(roles(&outputs), [Role::Data, Role::State]);
     }
@@ -201,8 +217,25 @@ mod tests {
     fn embeddings_stand_in_for_ids() {
         let mut inputs = [tensor("inputs_embeds", F32, 3), tensor("past_key_values.0.key", F32, 4)];
         let mut outputs = [tensor("logits", F32, 3), tensor("present.0.key", F32, 4)];
-        assert_eq!(resolve(&mut inputs, &mut outputs, &BTreeMap::new()), Ok(Some("inputs_embeds".into())));
+        assert_eq!(
+            resolve(&mut inputs, &mut outputs, &BTreeMap::new(), &BTreeMap::new()),
+            Ok(Some("inputs_embeds".into()))
+        );
         assert_eq!(roles(&inputs), [Role::Data, Role::Past]);
+    }
+
+    #[test]
+    fn hints_count_where_they_fit() {
+        let resolve_with = |names: [&str; 2], role| {
+            let mut inputs = names.map(|name| tensor(name, I64, 2));
+            let mut outputs = [tensor("y", F32, 2)];
+            let hints = BTreeMap::from([("tokens".to_owned(), role), ("nowhere".to_owned(), Role::Mask)]);
+            resolve(&mut inputs, &mut outputs, &hints, &BTreeMap::new()).unwrap();
+            roles(&inputs)
+        };
+        assert_eq!(resolve_with(["tokens", "x"], Role::Ids), [Role::Ids, Role::Data]);
+        assert_eq!(resolve_with(["tokens", "input_ids"], Role::Ids), [Role::Data, Role::Ids]);
+        assert_eq!(resolve_with(["tokens", "x"], Role::Past), [Role::Data, Role::Data]);
     }
 
     #[test]
@@ -210,7 +243,8 @@ mod tests {
         let resolve_with = |name: &str, role| {
             let mut inputs = [tensor("tokens", I64, 2), tensor("x", F32, 2)];
             let mut outputs = [tensor("y", F32, 2)];
-            resolve(&mut inputs, &mut outputs, &BTreeMap::from([(name.to_owned(), role)])).map(|_| roles(&inputs))
+            let named = BTreeMap::from([(name.to_owned(), role)]);
+            resolve(&mut inputs, &mut outputs, &BTreeMap::new(), &named).map(|_| roles(&inputs))
         };
         assert_eq!(resolve_with("tokens", Role::Ids).unwrap(), [Role::Ids, Role::Data]);
         assert!(resolve_with("x", Role::Ids).unwrap_err().contains("i32 or i64"));

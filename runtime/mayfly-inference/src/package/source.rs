@@ -1,16 +1,19 @@
 //! The folder an import reads from: plain files only, reached without following any link.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
+use super::external::confined;
 use super::operators::shown;
 use crate::ImportError;
 
 const ENTRIES_MAX: usize = 10_000;
+const GENAI_BYTES_MAX: u64 = 1 << 20;
 
 /// Where a model comes from.
 #[derive(Debug)]
@@ -43,12 +46,16 @@ impl Source {
         let root = rustix::fs::open(folder, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
             .map_err(std::io::Error::from)?;
         let names = if is_folder { list(folder)? } else { Vec::new() };
-        let graph = match file {
+        let mut source = Self { root, graph: PathBuf::new(), is_folder, names };
+        source.graph = match file {
             Some(file) => file,
-            None => choose(folder, &names)?,
+            None => match source.named_by_genai()? {
+                Some(graph) => graph,
+                None => choose(folder, &source.names)?,
+            },
         };
-        match graph.extension().and_then(|extension| extension.to_str()) {
-            Some("onnx") => Ok(Self { root, graph, is_folder, names }),
+        match source.graph.extension().and_then(|extension| extension.to_str()) {
+            Some("onnx") => Ok(source),
             Some("ort") => Err(refused("files of the `.ort` format cannot be checked; import the original `.onnx`")),
             _ => Err(refused("a model is an `.onnx` file, or a folder with `model.onnx` or `onnx/model.onnx`")),
         }
@@ -78,6 +85,29 @@ impl Source {
         }
         let file = File::from(folder.ok_or_else(|| refused("an empty path names no file"))?);
         if file.metadata()?.is_file() { Ok(Some(file)) } else { Err(not_plain(&name)) }
+    }
+
+    /// The decoder that `genai_config.json` names, in a folder of ORT-GenAI.
+    fn named_by_genai(&self) -> Result<Option<PathBuf>, ImportError> {
+        const NAME: &str = "genai_config.json";
+        let Some(file) = self.file(Path::new(NAME))? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(GENAI_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > GENAI_BYTES_MAX {
+            return Err(ImportError::Refused(format!("`{NAME}` is larger than {GENAI_BYTES_MAX} bytes")));
+        }
+        let config: serde_json::Value = serde_json::from_slice(&bytes)
+            .map_err(|error| ImportError::Refused(format!("`{NAME}` is not JSON: {error}")))?;
+        let Some(name) = config.pointer("/model/decoder/filename").and_then(serde_json::Value::as_str) else {
+            return Ok(None);
+        };
+        let graph = confined(name).map_err(|_| {
+            ImportError::Refused(format!("`{NAME}` names `{}`, no path inside the folder", shown(name)))
+        })?;
+        if self.file(&graph)?.is_none() {
+            return Err(ImportError::Refused(format!("`{NAME}` names `{}`, which is missing", shown(name))));
+        }
+        Ok(Some(graph))
     }
 
     /// The files of a folder that describe the model; weights are found through the graph.
@@ -144,15 +174,47 @@ fn choose(folder: &Path, names: &[String]) -> Result<PathBuf, ImportError> {
         return Ok(usual.into());
     }
     let graphs: Vec<_> = names.iter().filter(|name| name.ends_with(".onnx")).collect();
+    refuse_merged(names)?;
     match graphs[..] {
         [only] => Ok(only.into()),
         [] if names.iter().any(|name| name.ends_with(".ort")) => {
             Err(refused("files of the `.ort` format cannot be checked; import the original `.onnx`"))
         }
+        [] if names.iter().any(|name| name == "onnx") => in_onnx(&folder.join("onnx")),
         [] => Err(refused("the folder has no `model.onnx` and no `onnx/model.onnx`; export the model to ONNX first")),
         _ => Err(ImportError::Refused(format!(
             "the folder has {} `.onnx` files and none is `model.onnx`; name the one to import",
             graphs.len()
+        ))),
+    }
+}
+
+/// The only model in the folder `onnx` of a repository, if none there has the usual name.
+fn in_onnx(folder: &Path) -> Result<PathBuf, ImportError> {
+    if !std::fs::symlink_metadata(folder)?.is_dir() {
+        return Err(not_plain("onnx"));
+    }
+    let mut names = list(folder)?;
+    names.retain(|name| name.ends_with(".onnx"));
+    refuse_merged(&names)?;
+    match &names[..] {
+        [only] => Ok(Path::new("onnx").join(only)),
+        [] => Err(refused("the folder `onnx` has no `.onnx` file")),
+        several => Err(ImportError::Refused(format!(
+            "the folder `onnx` has {} `.onnx` files and none is `model.onnx`; keep the one to import",
+            several.len()
+        ))),
+    }
+}
+
+/// One file with two decoders in it is not what anybody here can run; another export of the same model is.
+fn refuse_merged(names: &[String]) -> Result<(), ImportError> {
+    match names.iter().find(|name| name.starts_with("decoder_model_merged")) {
+        None => Ok(()),
+        Some(merged) => Err(ImportError::Refused(format!(
+            "`{}` holds two decoders, between which `use_cache_branch` chooses; export the model with `--task \
+             text-generation-with-past`, which gives one plain `model.onnx`",
+            shown(merged)
         ))),
     }
 }

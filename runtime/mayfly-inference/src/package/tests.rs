@@ -31,7 +31,7 @@ pub(crate) fn stored(source: &Path) -> (Package, TempDir) {
     (Package::open(&dest.path().join(digest.hex())).unwrap(), dest)
 }
 
-fn refusal(source: &Path, policy: &ImportPolicy) -> String {
+pub(crate) fn refusal(source: &Path, policy: &ImportPolicy) -> String {
     let dest = TempDir::new().unwrap();
     let error = store(source, dest.path(), policy).expect_err("must be refused");
     assert_eq!(fs::read_dir(dest.path()).unwrap().count(), 0, "something was left behind");
@@ -42,7 +42,7 @@ fn refusal(source: &Path, policy: &ImportPolicy) -> String {
 }
 
 /// A folder of copies of fixtures: (name in the folder, fixture).
-fn folder(files: &[(&str, &str)]) -> TempDir {
+pub(crate) fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = TempDir::new().unwrap();
     for (name, source) in files {
         let place = folder.path().join(name);
@@ -57,7 +57,7 @@ fn roles(package: &Package) -> Vec<(&str, Role)> {
     info.inputs.iter().chain(&info.outputs).map(|tensor| (tensor.name.as_str(), tensor.role)).collect()
 }
 
-fn property<'a>(package: &'a Package, key: &str) -> Option<&'a str> {
+pub(crate) fn property<'a>(package: &'a Package, key: &str) -> Option<&'a str> {
     package.info().properties.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
 }
 

@@ -17,8 +17,8 @@ const POSITIONS_MAX: u64 = 1 << 20;
 pub(super) enum Run {
     /// Tokens go in and nothing is remembered.
     Encoder { rows: u32, positions: u32 },
-    /// New tokens go in behind a past.
-    Decoder { rows: u32, positions: u32, past: u32 },
+    /// New tokens go in behind a past; `seen`: outputs of the runs that left it were charged for.
+    Decoder { rows: u32, positions: u32, past: u32, seen: bool },
     /// Everything but the number of rows is fixed.
     Rows { rows: u32 },
     /// Neither.
@@ -44,7 +44,7 @@ impl Run {
             if !is_decoder {
                 return Ok(Self::Encoder { rows, positions });
             }
-            return Ok(Self::Decoder { rows, positions, past: past_length(slots)? });
+            return Ok(Self::Decoder { rows, positions, past: past_length(slots)?, seen: past_seen(slots) });
         }
         Ok(match fixed_rows(slots) {
             Some(rows) => Self::Rows { rows },
@@ -58,7 +58,7 @@ impl Run {
     pub(super) fn check_lengths(&self, description: &Description, slots: &[Slot<'_>]) -> Result<(), InputError> {
         let (rows, positions, past) = match *self {
             Self::Encoder { rows, positions } => (rows, positions, 0),
-            Self::Decoder { rows, positions, past } => (rows, positions, past),
+            Self::Decoder { rows, positions, past, .. } => (rows, positions, past),
             Self::Rows { .. } | Self::Elements { .. } => return Ok(()),
         };
         let total = u64::from(past) + u64::from(positions);
@@ -97,8 +97,8 @@ impl Run {
     ) -> Result<Option<(Meter, u64)>, InputError> {
         let charge = match *self {
             Self::Encoder { rows, positions } => (Meter::InputTokens, encoder(description, slots, rows, positions)?),
-            Self::Decoder { rows, positions, past } => {
-                (Meter::InputTokens, decoder_input_tokens(u64::from(rows), u64::from(positions), u64::from(past)))
+            Self::Decoder { rows, positions, past, seen } => {
+                (Meter::InputTokens, decoder_input_tokens(u64::from(rows), u64::from(positions), u64::from(past), seen))
             }
             Self::Rows { rows } => (Meter::Rows, u64::from(rows)),
             Self::Elements { elements } => (Meter::Elements, element_units(elements)),
@@ -137,19 +137,31 @@ fn encoder(description: &Description, slots: &[Slot<'_>], rows: u32, positions: 
     tokens.map_err(|EmptyRow(row)| invalid(format!("row {row} has no tokens: every position is padding; leave it out")))
 }
 
+/// The pasts that grow with the sequence, and their lengths.
+fn pasts<'a>(slots: &'a [Slot<'_>]) -> impl Iterator<Item = (&'a TensorInfo, &'a Tensor, u32)> {
+    slots.iter().filter(|(info, _)| info.role == Role::Past && !is_cross(&info.name)).filter_map(|(info, tensor)| {
+        let length = past_axis(&info.dimensions).and_then(|axis| tensor.dimensions().get(axis))?;
+        Some((*info, *tensor, *length))
+    })
+}
+
+/// Whether outputs of each run that left a part of this past were charged for.
+fn past_seen(slots: &[Slot<'_>]) -> bool {
+    pasts(slots).all(|(_, tensor, _)| tensor.is_seen())
+}
+
 /// The length all pasts of one run share.
 fn past_length(slots: &[Slot<'_>]) -> Result<u32, InputError> {
     let mut known: Option<u32> = None;
-    for (info, tensor) in slots.iter().filter(|(info, _)| info.role == Role::Past && !is_cross(&info.name)) {
-        let Some(length) = past_axis(&info.dimensions).and_then(|axis| tensor.dimensions().get(axis)) else { continue };
-        if known.is_some_and(|known| known != *length) {
+    for (info, _, length) in pasts(slots) {
+        if known.is_some_and(|known| known != length) {
             return Err(invalid(format!(
                 "the input `{}` has a past of {length} positions; another has {}",
                 shown(&info.name),
                 known.unwrap_or_default()
             )));
         }
-        known = Some(*length);
+        known = Some(length);
     }
     Ok(known.unwrap_or(0))
 }

@@ -77,7 +77,7 @@ fn exposed(info: &TensorInfo, unshaped: bool, symbols: &Symbols, positions: u32)
 fn predicted_bytes(info: &TensorInfo, unshaped: bool, slots: &[Slot<'_>], symbols: &Symbols, run: &Run) -> u64 {
     let (rows, positions, total) = match *run {
         Run::Encoder { rows, positions } => (u64::from(rows), u64::from(positions), u64::from(positions)),
-        Run::Decoder { rows, positions, past } => {
+        Run::Decoder { rows, positions, past, .. } => {
             (u64::from(rows), u64::from(positions), u64::from(past) + u64::from(positions))
         }
         Run::Rows { .. } | Run::Elements { .. } => {

@@ -4,7 +4,7 @@
 use mayfly_types::{Meter, ModelId};
 use tempfile::TempDir;
 
-use super::{Prepared, RunLimits};
+use super::{Prepared, RunLimits, Seen};
 use crate::package::tests::{fixture, stored};
 use crate::{ElementType, InputError, Package, Tensor};
 
@@ -130,7 +130,8 @@ fn decoder_inputs(rows: &[&[i64]], mask: &[&[i64]], past: &Tensor) -> [(&'static
 fn a_decoder_is_charged_for_new_tokens_and_for_what_is_read() {
     let (package, _dest) = decoder();
     let none = f32s(&[2, 1, 0, 1], 0.0);
-    let past = f32s(&[2, 1, 3, 1], 1.0).into_opaque(package.digest());
+    let seen = Seen::default();
+    let past = f32s(&[2, 1, 3, 1], 1.0).into_opaque(package.digest(), seen.clone());
 
     // Right-padded prompts: row 0 ends at its second token.
     let prompt = decoder_inputs(&[&[1, 2, 0], &[1, 2, 3]], &[&[1, 1, 0], &[1, 1, 1]], &none);
@@ -143,8 +144,14 @@ fn a_decoder_is_charged_for_new_tokens_and_for_what_is_read() {
     assert_eq!((request.outputs[1].opaque, &request.outputs[1].keep), (Some(package.digest()), &None));
     assert!(request.outputs[1].on_read.is_empty());
 
-    // One step: the token was charged as an output before.
+    // One step whose token nobody can have chosen from the run before: it is the guest's own.
     let step = decoder_inputs(&[&[4], &[4]], &[&[1, 1, 1, 1], &[1, 1, 1, 1]], &past);
+    let run = prepare(&package, &step, LIMITS).unwrap();
+    assert_eq!(start(&run), [(Meter::InputTokens, 2)]);
+    assert_eq!(hold(&run), [(Meter::InputTokens, 2), (Meter::OutputTokens, 2)]);
+
+    // One step: the token was charged as an output before.
+    seen.mark();
     let run = prepare(&package, &step, LIMITS).unwrap();
     assert_eq!((start(&run), hold(&run)), (vec![], vec![(Meter::OutputTokens, 2)]));
 
@@ -158,6 +165,22 @@ fn a_decoder_is_charged_for_new_tokens_and_for_what_is_read() {
     let run = prepare(&package, &prompt, RunLimits { all_positions: true, ..LIMITS }).unwrap();
     assert_eq!(hold(&run), [(Meter::InputTokens, 6), (Meter::OutputTokens, 6)]);
     assert_eq!(run.into_request().outputs[0].keep, None);
+}
+
+#[test]
+fn a_past_of_several_runs_is_free_only_if_each_was_seen() {
+    let (package, _dest) = decoder();
+    let past = |seen: &Seen| f32s(&[1, 1, 3, 1], 1.0).into_opaque(package.digest(), seen.clone());
+    let (one, other) = (Seen::default(), Seen::default());
+    one.mark();
+    let charged = || {
+        let mut inputs = decoder_inputs(&[&[4]], &[&[1, 1, 1, 1]], &past(&one));
+        inputs[3].1 = past(&other);
+        start(&prepare(&package, &inputs, LIMITS).unwrap())
+    };
+    assert_eq!(charged(), [(Meter::InputTokens, 1)]);
+    other.mark();
+    assert_eq!(charged(), []);
 }
 
 #[test]
@@ -176,13 +199,13 @@ fn attention_state_cannot_be_made_up_or_taken_elsewhere() {
     let with = |past: &Tensor| refused(&package, &decoder_inputs(&[&[4]], &[&[1, 1]], past));
     let forged = f32s(&[1, 1, 1, 1], 0.0);
     assert!(with(&forged).contains("must be an output of this model handed back"));
-    assert!(with(&forged.clone().into_opaque(other.digest())).contains("of another model"));
-    let own = forged.into_opaque(package.digest());
+    assert!(with(&forged.clone().into_opaque(other.digest(), Seen::default())).contains("of another model"));
+    let own = forged.into_opaque(package.digest(), Seen::default());
     prepare(&package, &decoder_inputs(&[&[4]], &[&[1, 1]], &own), LIMITS).unwrap();
     assert!(refused(&package, &decoder_inputs(&[&[4]], &[&[1]], &own)).contains("does not add up"));
     // Nor can it be read through another graph.
     let (rows, _rows_dest) = stored(&fixture("rows.onnx"));
-    let state = f32s(&[1, 4], 0.0).into_opaque(package.digest());
+    let state = f32s(&[1, 4], 0.0).into_opaque(package.digest(), Seen::default());
     assert!(refused(&rows, &[("x", state)]).contains("cannot be attention state"));
 }
 

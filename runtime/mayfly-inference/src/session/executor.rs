@@ -261,7 +261,7 @@ impl Executor {
 }
 
 /// Asks the C allocator to give free memory back to the system: ONNX Runtime allocates through it.
-fn give_memory_back() {
+pub(crate) fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: takes the allocator's own locks and touches only memory that is free.

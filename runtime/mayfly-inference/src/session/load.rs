@@ -84,12 +84,12 @@ pub(crate) enum Source {
 }
 
 /// A session and what its load took.
-pub(super) struct Loaded {
-    pub(super) session: Session,
-    pub(super) load: Duration,
-    pub(super) bytes: u64,
+pub(crate) struct Loaded {
+    pub(crate) session: Session,
+    pub(crate) load: Duration,
+    pub(crate) bytes: u64,
     /// Whether it runs on a prepacked copy.
-    pub(super) from_copy: bool,
+    pub(crate) from_copy: bool,
 }
 
 /// Says why `device` cannot be used, if it cannot.
@@ -110,7 +110,7 @@ pub(crate) fn check_device(library: &Library, device: Device) -> Result<(), Load
 }
 
 /// Loads `model`. Blocking, and slow for large models.
-pub(super) fn load(model: &Model, options: &Options, source: Source) -> Result<Loaded, LoadError> {
+pub(crate) fn load(model: &Model, options: &Options, source: Source) -> Result<Loaded, LoadError> {
     check_device(&options.library, model.device)?;
     if model.copy.is_some()
         && let Some(copies) = &options.copies

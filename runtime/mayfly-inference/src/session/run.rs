@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mayfly_types::{Digest, Line};
 use ort::session::{RunOptions, Session};
 
-use crate::{Output, RunError, Tensor};
+use crate::{Output, RunError, Seen, Tensor};
 
 /// What to do with one output.
 #[derive(Debug, Clone)]
@@ -58,6 +58,7 @@ pub(super) fn run(session: &mut Session, request: &Request, options: &RunOptions
     let values = session.run_with_options(inputs, options).map_err(failed)?;
     let run = began.elapsed();
 
+    let seen = Seen::default();
     let mut outputs = Vec::with_capacity(request.outputs.len());
     let mut bytes = 0_u64;
     for (name, value) in values {
@@ -78,10 +79,10 @@ pub(super) fn run(session: &mut Session, request: &Request, options: &RunOptions
             None => tensor,
         };
         let tensor = match plan.opaque {
-            Some(package) => tensor.into_opaque(package),
+            Some(package) => tensor.into_opaque(package, seen.clone()),
             None => tensor,
         };
-        outputs.push(Output { name: plan.name.clone(), tensor, on_read: plan.on_read.clone() });
+        outputs.push(Output { name: plan.name.clone(), tensor, on_read: plan.on_read.clone(), seen: seen.clone() });
     }
     Ok(Done { outputs, queue: Duration::ZERO, run, bytes })
 }
@@ -92,7 +93,7 @@ fn failed(error: ort::Error) -> RunError {
 }
 
 /// What the library said, without places in files (of its own sources or of this host), and not longer than a line.
-pub(super) fn readable(message: &str) -> String {
+pub(crate) fn readable(message: &str) -> String {
     let mut text = String::new();
     for word in message.split_whitespace() {
         if word.contains('/') || word.contains('\\') {

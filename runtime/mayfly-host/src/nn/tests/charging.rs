@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mayfly_inference::{ElementType, Tensor};
+use mayfly_inference::{ElementType, Seen, Tensor};
 use mayfly_types::{Digest, Line, Meter, ModelId};
 
 use super::account::{Account, Event};
@@ -21,7 +21,7 @@ async fn output(account: &Arc<Account>, live: &LiveBytes, origin: Digest) -> Hos
     let tensor = Tensor::from_bytes(ElementType::U8, &[4], b"abcd").unwrap();
     let share = live.take(tensor.byte_len()).unwrap();
     let line = Line { meter: Meter::OutputTokens, model: Some(ModelId::new()), quantity: 3 };
-    HostTensor::from_run(tensor, share, OnRead::new(&hold, vec![line]), origin)
+    HostTensor::from_run(tensor, share, OnRead::new(&hold, vec![line], Seen::default()), origin)
 }
 
 #[tokio::test]

@@ -1,0 +1,82 @@
+//! Starting a generation: everything that can be refused is refused before anything is held, and everything is held
+//! before anything runs.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mayfly_inference::{DecoderInfo, GenerationRequest};
+
+use super::account::{HeldAccount, most};
+use super::bindings::{Error, Options, Prompt};
+use super::errors::invalid;
+use super::options;
+use super::stream::HostStream;
+use crate::Grant;
+use crate::nn::NnState;
+
+/// Generations that one instance may have open at once.
+const STREAMS_MAX: usize = 64;
+
+impl NnState {
+    /// Starts a generation on a granted model.
+    pub(super) async fn start(&self, alias: &str, prompt: Prompt, options: Options) -> Result<HostStream, Error> {
+        self.open()?;
+        let grant = self.grant(alias)?;
+        let decoder = decoder(alias, grant)?;
+        let place = self.place()?;
+        let wanted = options::check(options, decoder)?;
+        let choices = wanted.choices;
+        let prompt = self.prompt_tokens(&grant.package, decoder, prompt).await?;
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let options = wanted.fit(prompt_tokens, decoder.context)?;
+
+        let hold = self.ask(&most(grant.model, prompt_tokens, choices, options.max_tokens)).await??;
+        self.open()?;
+        let request = GenerationRequest {
+            prompt,
+            options,
+            choices,
+            owner: self.asker.owner,
+            reuse: self.asker.reuse,
+            deadline: self.deadline,
+            cancel: self.cancel.clone(),
+            account: Arc::new(HeldAccount::new(hold, grant.model)),
+        };
+        let was_loaded = self.inference.is_loaded(grant.package.digest(), grant.device);
+        let began = Instant::now();
+        let started = self.within_call(self.inference.generate(&grant.package, grant.device, request)).await;
+        if !was_loaded {
+            self.clock.add(|timings| *timings.model_load.get_or_insert_default() += began.elapsed());
+        }
+        Ok(HostStream::new(started??, self.cancel.clone(), self.deadline, place))
+    }
+
+    /// How many tokens `prompt` has.
+    pub(super) async fn count_prompt(&self, alias: &str, prompt: Prompt) -> Result<u32, Error> {
+        self.open()?;
+        let grant = self.grant(alias)?;
+        let tokens = self.prompt_tokens(&grant.package, decoder(alias, grant)?, prompt).await?;
+        Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
+    }
+
+    /// A place for one more stream; it is free again when the value is dropped.
+    fn place(&self) -> Result<Arc<()>, Error> {
+        // One count is this state's own.
+        if Arc::strong_count(&self.streams) > STREAMS_MAX {
+            return Err(invalid(format!(
+                "the handler has {STREAMS_MAX} generations open and may have no more; drop those it no longer needs"
+            )));
+        }
+        Ok(Arc::clone(&self.streams))
+    }
+}
+
+fn decoder<'a>(alias: &str, grant: &'a Grant) -> Result<&'a DecoderInfo, Error> {
+    let info = grant.package.info();
+    info.decoder.as_ref().ok_or_else(|| {
+        let why = info.properties.iter().find(|(name, _)| name == "generation").map(|(_, why)| why.as_str());
+        let alias: String = alias.chars().filter(|c| !c.is_control()).take(100).collect();
+        let why = why.unwrap_or("it is not a decoder with attention state that the host knows");
+        invalid(format!("the model `{alias}` cannot generate text: {why}"))
+    })
+}

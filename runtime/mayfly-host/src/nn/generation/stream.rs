@@ -1,0 +1,87 @@
+//! The guest's end of a generation.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mayfly_inference::{Chunk as HostChunk, ChunkToken, Finish, Generation, GenerationUsage, TopToken as HostTopToken};
+use tokio_util::sync::CancellationToken;
+use wasmtime_wasi_io::poll::Pollable;
+
+use super::bindings::{Chunk, Error, FinishReason, Token, TopToken, Usage};
+use crate::nn::NnState;
+
+/// The resource `stream`. Dropping it ends the work within a step.
+#[derive(Debug)]
+#[expect(unreachable_pub, reason = "the generated code re-exports it")]
+pub struct HostStream {
+    generation: Generation,
+    cancel: CancellationToken,
+    deadline: Instant,
+    /// Counted as open until it goes.
+    _place: Arc<()>,
+}
+
+impl HostStream {
+    pub(super) fn new(generation: Generation, cancel: CancellationToken, deadline: Instant, place: Arc<()>) -> Self {
+        Self { generation, cancel, deadline, _place: place }
+    }
+
+    pub(super) fn cancel(&self) {
+        self.generation.cancel();
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        usage(self.generation.usage())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for HostStream {
+    /// Also once the call is over: `next` then answers at once that it is.
+    async fn ready(&mut self) {
+        tokio::select! {
+            biased;
+            () = self.generation.ready() => {}
+            () = self.cancel.cancelled() => {}
+            () = tokio::time::sleep_until(self.deadline.into()) => {}
+        }
+    }
+}
+
+impl NnState {
+    /// The next chunk of `stream`. A filter of what a guest may see has its place here, behind the engine's count.
+    pub(super) async fn next_chunk(&self, stream: &mut HostStream) -> Result<Option<Chunk>, Error> {
+        self.open()?;
+        let began = Instant::now();
+        let next = self.within_call(stream.generation.next()).await;
+        // The time a guest waits for its model, whatever the engine does for others meanwhile.
+        self.clock.add(|timings| timings.inference += began.elapsed());
+        Ok(next??.map(chunk))
+    }
+}
+
+fn usage(usage: GenerationUsage) -> Usage {
+    let GenerationUsage { prompt_tokens, cached_tokens, completion_tokens } = usage;
+    Usage { prompt_tokens, cached_tokens, completion_tokens }
+}
+
+fn chunk(chunk: HostChunk) -> Chunk {
+    let top = |HostTopToken { id, bytes, logprob }| TopToken { id, bytes, logprob };
+    let token = |ChunkToken { id, bytes, logprob, top: likeliest }| Token {
+        id,
+        bytes,
+        logprob,
+        top: likeliest.into_iter().map(top).collect(),
+    };
+    Chunk {
+        choice: chunk.choice,
+        text: chunk.text,
+        tokens: chunk.tokens.into_iter().map(token).collect(),
+        finish: chunk.finish.map(|finish| match finish {
+            Finish::Stop => FinishReason::Stop,
+            Finish::Length => FinishReason::Length,
+            Finish::Cancelled => FinishReason::Cancelled,
+        }),
+        usage: usage(chunk.usage),
+    }
+}
