@@ -5,6 +5,7 @@
 //! intra-op threads, and take turns within one run.
 
 mod bare;
+mod eight;
 mod genai;
 mod greedy;
 mod idle;

@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import sys
+from typing import Literal
 
 import openai
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI
@@ -108,16 +109,15 @@ def json_answers(client):
         )
         assert json.loads(answer.choices[0].message.content) == json.loads(entry["answer"]), (answer, entry)
 
-    class Point(BaseModel):
-        x: int
-        y: int
+    class Light(BaseModel):
+        colour: Literal["red", "green", "blue"]
+        on: bool
 
     # Whatever the model would rather say, what comes out has the shape.
     answer = client.chat.completions.parse(
-        model="chat", messages=[{"role": "user", "content": "a point"}], response_format=Point, temperature=0, max_tokens=60
+        model="chat", messages=[{"role": "user", "content": "a light"}], response_format=Light, temperature=0, max_tokens=400
     )
-    if answer.choices[0].finish_reason == "stop":
-        assert isinstance(answer.choices[0].message.parsed, Point), answer
+    assert isinstance(answer.choices[0].message.parsed, Light), answer
 
 
 def tools(client):

@@ -1,14 +1,11 @@
 //! A ninth caller with a long prompt: what the eight who stream feel of it, and what it feels of them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
+use super::eight::{NEW, stream_while};
 use super::median;
 use super::scene::Scene;
-use super::stream::Stream;
 use crate::Bench;
 use crate::measure::Samples;
 use crate::row::Row;
@@ -17,11 +14,7 @@ pub(crate) const GAP: &str = "generation_ninth_gap_p99";
 pub(crate) const FIRST: &str = "generation_ninth_first_token";
 
 const PROMPT: u32 = 1000;
-/// More than they get to: they are cut when the ninth has its first token.
-const NEW: u32 = 2000;
 const OTHERS: u32 = 8;
-/// So long the first text of each of the eight may take.
-const BEGIN_MAX: Duration = Duration::from_secs(120);
 
 /// What one round saw.
 #[derive(Debug, Default)]
@@ -81,47 +74,12 @@ pub(super) fn measure(bench: &Bench, scene: &Scene) -> anyhow::Result<Vec<Row>> 
 }
 
 fn round(scene: &Scene, quiet: Duration, seen: &mut Seen) -> anyhow::Result<()> {
-    let over = AtomicBool::new(false);
     let requests: Vec<_> = (0..OTHERS).map(|place| scene.request(24 + 8 * place, NEW)).collect();
-    let (server, over) = (&scene.server, &over);
-    let (from, came, first, texts) = thread::scope(|scope| {
-        let (began, begun) = std::sync::mpsc::channel();
-        let others: Vec<_> = requests
-            .iter()
-            .map(|request| {
-                let began = began.clone();
-                scope.spawn(move || {
-                    let mut stream = Stream::ask(server, request)?;
-                    stream.begin()?;
-                    let mut texts = Vec::new();
-                    while !over.load(Ordering::Relaxed) {
-                        let Some(event) = stream.next()? else { anyhow::bail!("one of the eight ended too early") };
-                        if event.has_text() {
-                            if texts.is_empty() {
-                                let _ = began.send(());
-                            }
-                            texts.push(event.at);
-                        }
-                    }
-                    Ok(texts)
-                })
-            })
-            .collect();
-        let ninth = || -> anyhow::Result<_> {
-            for _ in &requests {
-                begun.recv_timeout(BEGIN_MAX).context("not all of the eight began")?;
-            }
-            let from = Instant::now();
-            thread::sleep(quiet);
-            let seen = scene.ask(PROMPT, 1)?;
-            Ok((from, seen.sent, seen.texts[0]))
-        };
-        let ninth = ninth();
-        over.store(true, Ordering::Relaxed);
-        let texts = others.into_iter().map(|other| other.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?);
-        let texts: anyhow::Result<Vec<Vec<Instant>>> = texts.collect();
-        let (from, came, first) = ninth?;
-        anyhow::Ok((from, came, first, texts?))
+    let ((from, came, first), texts) = stream_while(scene, &requests, Duration::ZERO, || {
+        let from = Instant::now();
+        thread::sleep(quiet);
+        let seen = scene.ask(PROMPT, 1)?;
+        Ok((from, seen.sent, seen.texts[0]))
     })?;
     for texts in texts {
         for two in texts.windows(2) {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::stream::Stream;
 use crate::Bench;
-use crate::server::Server;
+use crate::server::{Server, deploy};
 
 /// Words that make up prompts: two small letters each, a token of their own in the large model's tokenizer.
 const LETTERS: u32 = 26;
@@ -36,6 +36,11 @@ pub(super) fn server(bench: &Bench, settings: &[(&str, &str)]) -> anyhow::Result
     Server::start(bench, &settings)
 }
 
+/// Limits of a deployment that let a slow machine be slow: a figure is better than a call cut at its deadline.
+pub(super) fn patient() -> Value {
+    json!({ "deadline_ms_max": 600_000, "guest_cpu_ms_max": 600_000 })
+}
+
 /// The server, warm.
 #[derive(Debug)]
 pub(super) struct Scene {
@@ -54,7 +59,8 @@ impl Scene {
     /// With `package` deployed as `chat`, and its engine loaded.
     pub(super) fn of(server: Server, package: &Path) -> anyhow::Result<Self> {
         server.add_model("large", package)?;
-        server.deploy_builtin("chat", "chat", &[("model", "large")])?;
+        let spec = json!({ "handler": { "builtin": "chat" }, "models": { "model": "large" }, "limits": patient() });
+        deploy(&mut server.connect_admin()?, "chat", &spec)?;
         let mut scene = Self { server, around: 0, made: Cell::new(0) };
         // The first words say how many tokens the template adds; the second request finds everything loaded.
         for _ in 0..2 {

@@ -3,12 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
 use super::bare::{Bare, CHUNK, Row as Slot, likeliest};
+use super::eight::{NEW, stream_while};
 use super::genai::Genai;
 use super::scene::{Scene, large_model, threads};
-use super::stream::{Seen, Stream};
 use super::{failed, median};
 use crate::Bench;
 use crate::row::Row;
@@ -23,9 +21,8 @@ pub(crate) const PREFILL: &str = "generation_prefill_512";
 /// Tokens of the one stream, in and out.
 const TOKENS: u32 = 64;
 const PROMPT: u32 = 512;
-/// Prompts of the eight streams; the first to come ask for the most.
+/// Prompts of the eight streams.
 const PROMPTS: [u32; 8] = [24, 136, 40, 120, 56, 104, 72, 88];
-const NEW: [u32; 8] = [240, 232, 224, 216, 208, 200, 192, 184];
 /// Between two arrivals.
 const ARRIVAL: Duration = Duration::from_millis(60);
 /// Positions of a slot of the bare loop.
@@ -52,40 +49,35 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let open = |spinning| Bare::open(bench, &graph, threads()?, spinning, (PROMPTS.len(), POSITIONS));
     let mut bare = [open(false)?, open(true)?];
     let mut genai = Genai::start(bench);
-    let rounds = if bench.quick { 2 } else { 7 };
+    let (rounds, window) = if bench.quick { (3, Duration::from_secs(3)) } else { (7, Duration::from_secs(6)) };
     let (mut ours, mut theirs) = (Figures::default(), [Figures::default(), Figures::default()]);
     let (mut one_genai, mut eight_genai) = (Vec::new(), Vec::new());
-    let mut windows = Vec::new();
-    for round in 0..=rounds {
-        // The first finds caches cold.
-        let keep = round > 0;
-        let (seen, (eight, window)) = (scene.ask(TOKENS, TOKENS)?, eight_streams(&scene)?);
-        let prefill = f64::from(PROMPT) / scene.ask(PROMPT, 1)?.first().as_secs_f64();
-        if keep {
-            ours.one.push(f64::from(TOKENS) / seen.whole().as_secs_f64());
-            ours.one_decode.push(seen.decode_rate());
-            ours.eight.push(eight);
-            ours.prefill.push(prefill);
-            windows.push(window.as_secs_f64());
-        }
+    // All memory touched once.
+    scene.ask(PROMPT, TOKENS)?;
+    for bare in &mut bare {
+        bare_prefill(bare)?;
+        bare_one(bare)?;
+    }
+    if let Ok(peer) = &mut genai {
+        peer.generate(&[ids(TOKENS, 0)], TOKENS)?;
+    }
+    for _ in 0..rounds {
+        let (seen, eight) = (scene.ask(TOKENS, TOKENS)?, eight_streams(&scene, window)?);
+        ours.one.push(f64::from(TOKENS) / seen.whole().as_secs_f64());
+        ours.one_decode.push(seen.decode_rate());
+        ours.eight.push(eight);
+        ours.prefill.push(f64::from(PROMPT) / scene.ask(PROMPT, 1)?.first().as_secs_f64());
         for (bare, figures) in bare.iter_mut().zip(&mut theirs) {
-            let (one, eight, prefill) = (bare_one(bare)?, bare_eight(bare)?, bare_prefill(bare)?);
+            figures.one.push(bare_one(bare)?);
+            figures.eight.push(bare_eight(bare)?);
+            figures.prefill.push(bare_prefill(bare)?);
             thread::sleep(SETTLE);
-            if keep {
-                figures.one.push(one);
-                figures.eight.push(eight);
-                figures.prefill.push(prefill);
-            }
         }
         if let Ok(peer) = &mut genai {
-            let one = peer.generate(&[ids(TOKENS, 0)], TOKENS)?;
+            one_genai.push(f64::from(TOKENS) / peer.generate(&[ids(TOKENS, 0)], TOKENS)?.seconds);
             let eight: Vec<_> = (0..8).map(|row| ids(TOKENS, row)).collect();
-            let eight = peer.generate(&eight, TOKENS)?;
+            eight_genai.push(f64::from(8 * (TOKENS - 1)) / peer.generate(&eight, TOKENS)?.decode_seconds);
             thread::sleep(SETTLE);
-            if keep {
-                one_genai.push(f64::from(TOKENS) / one.seconds);
-                eight_genai.push(f64::from(8 * (TOKENS - 1)) / eight.decode_seconds);
-            }
         }
     }
     let said = format!("medians of {rounds} rounds in turns, {} threads", threads()?);
@@ -106,10 +98,10 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         row(name, median(values), off.max(on), "/s", "ratio at least 0.95", 0.95, note)
     };
     let whole = "64 in, 64 out, request to last token over HTTP streaming against a bare loop";
-    let window = format!("while all eight stream ({:.1} s), ragged, against a bare ragged loop", median(&windows));
+    let together = format!("{window:?} while all eight stream, ragged, against a bare ragged loop");
     let mut rows = vec![
         against_bare(ONE, &ours.one, with_bare(|side| &side.one), whole),
-        against_bare(EIGHT, &ours.eight, with_bare(|side| &side.eight), &window),
+        against_bare(EIGHT, &ours.eight, with_bare(|side| &side.eight), &together),
         row(
             SCALING,
             median(&ours.eight),
@@ -158,32 +150,18 @@ fn ids(count: u32, row: u32) -> Vec<u32> {
     (0..count).map(|place| 1000 + row * 211 + place * 37).collect()
 }
 
-/// Eight callers who come one after the other. Gives the tokens per second of all, from the first text of the last that
-/// began to the end of the first that ended, and how long that was.
-fn eight_streams(scene: &Scene) -> anyhow::Result<(f64, Duration)> {
-    let begun = Instant::now();
-    let requests: Vec<_> = PROMPTS.into_iter().zip(NEW).map(|(prompt, new)| scene.request(prompt, new)).collect();
-    let (server, seen) = (&scene.server, |caller: thread::ScopedJoinHandle<'_, anyhow::Result<Seen>>| {
-        caller.join().map_err(|_| anyhow::anyhow!("a caller panicked"))?
-    });
-    let seen: Vec<Seen> = thread::scope(|scope| {
-        let callers: Vec<_> = requests
-            .iter()
-            .zip(0..)
-            .map(|(request, place)| {
-                scope.spawn(move || {
-                    thread::sleep((begun + ARRIVAL * place).saturating_duration_since(Instant::now()));
-                    Stream::ask(server, request)?.read()
-                })
-            })
-            .collect();
-        callers.into_iter().map(seen).collect::<anyhow::Result<_>>()
+/// Eight callers who come one after the other. Gives the texts per second of all, while all of them stream: a text is a
+/// token, or seldom more.
+#[expect(clippy::cast_precision_loss, reason = "a few hundred")]
+fn eight_streams(scene: &Scene, window: Duration) -> anyhow::Result<f64> {
+    let requests: Vec<_> = PROMPTS.into_iter().map(|prompt| scene.request(prompt, NEW)).collect();
+    let (from, texts) = stream_while(scene, &requests, ARRIVAL, || {
+        let from = Instant::now();
+        thread::sleep(window);
+        Ok(from)
     })?;
-    let from = seen.iter().map(|seen| seen.texts[0]).max().context("eight callers")?;
-    let to = seen.iter().map(Seen::end).min().context("eight callers")?;
-    anyhow::ensure!(to > from, "the eight never streamed at once");
-    let tokens: f64 = seen.iter().map(|seen| seen.tokens_within(from, to)).sum();
-    Ok((tokens / (to - from).as_secs_f64(), to - from))
+    let within = texts.iter().flatten().filter(|at| **at > from && **at <= from + window).count();
+    Ok(within as f64 / window.as_secs_f64())
 }
 
 /// Tokens per second of one sequence, prompt included.
@@ -198,11 +176,11 @@ fn bare_one(bare: &mut Bare) -> anyhow::Result<f64> {
     Ok(f64::from(TOKENS) / begun.elapsed().as_secs_f64())
 }
 
-/// Tokens per second of eight sequences, as long as the streams' in the middle of their time together.
+/// Tokens per second of eight sequences, as long as the streams' while they are looked at.
 fn bare_eight(bare: &mut Bare) -> anyhow::Result<f64> {
     let mut rows = Vec::new();
-    for (slot, (prompt, new)) in PROMPTS.into_iter().zip(NEW).enumerate() {
-        let prompt = ids(prompt + new / 4, u32::try_from(slot)?);
+    for (slot, prompt) in PROMPTS.into_iter().enumerate() {
+        let prompt = ids(prompt + TOKENS, u32::try_from(slot)?);
         let token = likeliest(bare.prefill(slot, &prompt, CHUNK)?);
         rows.push(Slot { past: prompt.len(), token });
     }

@@ -18,6 +18,8 @@ pub(super) struct Stream {
     pub(super) sent: Instant,
     /// Of an event whose end has not come yet.
     open: Vec<u8>,
+    /// An answer that is over when its head leaves comes in one piece, not in chunks.
+    whole: bool,
 }
 
 /// One event.
@@ -66,14 +68,6 @@ impl Seen {
     pub(super) fn decode_rate(&self) -> f64 {
         f64::from(self.completion_tokens.saturating_sub(1)) / (self.end() - self.texts[0]).as_secs_f64()
     }
-
-    /// Tokens that came after `from` and not after `to`. A piece of text is a token nearly always; where some were more,
-    /// each counts as much as all do on average.
-    #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
-    pub(super) fn tokens_within(&self, from: Instant, to: Instant) -> f64 {
-        let within = self.texts.iter().filter(|at| **at > from && **at <= to).count();
-        within as f64 * f64::from(self.completion_tokens) / self.texts.len() as f64
-    }
 }
 
 impl Stream {
@@ -90,7 +84,7 @@ impl Stream {
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         let sent = Instant::now();
         stream.write_all(request.as_bytes())?;
-        Ok(Self { connection: BufReader::new(stream), sent, open: Vec::new() })
+        Ok(Self { connection: BufReader::new(stream), sent, open: Vec::new(), whole: false })
     }
 
     /// Reads the head.
@@ -102,7 +96,16 @@ impl Stream {
         while !head.ends_with("\r\n\r\n") {
             ensure!(self.connection.read_line(&mut head)? > 0, "the server closed the connection");
         }
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        });
         if head.starts_with("HTTP/1.1 200") {
+            if let Some(length) = length {
+                self.open.resize(length, 0);
+                self.connection.read_exact(&mut self.open)?;
+                self.whole = true;
+            }
             return Ok(());
         }
         let mut text = vec![0; 2048];
@@ -129,7 +132,7 @@ impl Stream {
                 ensure!(body.get("error").is_none(), "the answer ended with {body}");
                 return Ok(Some(Event { at, body: Some(body) }));
             }
-            if !self.chunk()? {
+            if self.whole || !self.chunk()? {
                 return Ok(None);
             }
         }
