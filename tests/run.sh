@@ -9,6 +9,7 @@ unset CARGO_TARGET_DIR CARGO_BUILD_TARGET # the binaries are looked for in targe
 ./runtime/setup.sh
 echo "[tests] building the guests that the tests upload" >&2
 (cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
+(cd examples/own-loop && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
 export MAYFLY_TEST_MODELS="$root/target/test-models"
 ./examples/quickstart/models.sh "$MAYFLY_TEST_MODELS"
 

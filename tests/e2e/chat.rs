@@ -178,3 +178,51 @@ async fn what_cannot_be_answered_is_refused_before_any_work() {
     }
     assert!(ask(json!({})).await.unwrap().status().is_success(), "the next request works");
 }
+
+/// The tokens as `/v1/completions` shows them: what is not text is empty. The texts of this test are plain ASCII.
+fn shown(layout: &str, ids: &Value) -> Vec<String> {
+    let file: Value = serde_json::from_slice(&std::fs::read(model(layout).join("tokenizer.json")).unwrap()).unwrap();
+    let words = file["model"]["vocab"].as_object().unwrap();
+    let word = |id: &Value| words.iter().find(|(_, of)| *of == id).map(|(word, _)| word.as_str());
+    let plain = |word: &str| word.replace('Ġ', " ").replace('Ċ', "\n");
+    ids.as_array().unwrap().iter().map(|id| word(id).map(plain).unwrap_or_default()).collect()
+}
+
+#[tokio::test]
+async fn a_loop_of_the_handlers_own_gives_the_same_tokens_for_the_same_bill() {
+    let wasm = root().join("examples/own-loop/target/wasm32-wasip2/release/own_loop.wasm");
+    let wasm = std::fs::read(&wasm).unwrap_or_else(|error| panic!("{}: {error}; run tests/run.sh", wasm.display()));
+    for layout in LAYOUTS {
+        let server = server(layout).await;
+        server.price("input-tokens", "0.001");
+        server.price("output-tokens", "0.002");
+        let (_, stored) = server.upload(wasm.clone()).await;
+        let config = json!({ "ends": "<|im_end|> <|endoftext|>" });
+        let spec = json!({ "handler": { "digest": stored["digest"] }, "models": { "model": "tiny" }, "config": config });
+        let (status, answer) = server.deploy("own-loop", spec).await;
+        assert!(status.is_success(), "{answer}");
+        let ask = async |path: &str, body: Value| {
+            let response = server.call(Method::POST, path).json(&body).send().await.unwrap();
+            let id = header(&response, "x-request-id");
+            let answer: Value = response.json().await.unwrap();
+            let record = server.settled(&id).await;
+            let bill = ["input_tokens", "cached_input_tokens", "output_tokens"].map(|name| record["usage"][name].clone());
+            (answer, bill, record["cost"].clone())
+        };
+        // An end, a limit in the middle, and a prompt that goes in by pieces.
+        let story = "A mayfly woke up";
+        for (prompt, max_tokens) in [(story, 60), (story, 7), (&*"word ".repeat(700), 5)] {
+            let short = json!({ "prompt": prompt, "max_tokens": max_tokens });
+            let (own, own_bill, own_cost) = ask("/d/default/own-loop", short.clone()).await;
+            let mut long = json!({ "model": "chat", "temperature": 0, "logprobs": 0 });
+            long.as_object_mut().unwrap().extend(short.as_object().unwrap().clone());
+            let (built_in, bill, cost) = ask("/v1/completions", long).await;
+            let choice = &built_in["choices"][0];
+            assert_eq!(own["text"], choice["text"], "{layout}: {own} {built_in}");
+            assert_eq!(json!(shown(layout, &own["tokens"])), choice["logprobs"]["tokens"], "{layout}: {own}");
+            assert_eq!((&own_bill, &own_cost), (&bill, &cost), "{layout}, {prompt}");
+            assert_eq!(bill[0], built_in["usage"]["prompt_tokens"], "{layout}: {built_in}");
+            assert_eq!(bill[2], own["tokens"].as_array().unwrap().len(), "{layout}: {own}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{HeaderName, HeaderValue};
 use mayfly_api::headers;
-use mayfly_host::Timings;
+use mayfly_host::{GENERATION_ENDS_BEFORE, Timings};
 use mayfly_ledger::{Append, Journal, JournalError, Outcome};
 use mayfly_types::{Line, Meter, RequestId};
 use tokio_util::sync::CancellationToken;
@@ -147,6 +147,11 @@ impl OpenCall {
 
     /// What takes the place of the guest's answer with `status`, if anything does.
     pub(crate) fn overrides(&self, status: http::StatusCode) -> Option<Failure> {
+        // A handler whose generation ran out of time answers just before the deadline.
+        let late = Instant::now() + GENERATION_ENDS_BEFORE >= self.deadline;
+        if status == http::StatusCode::GATEWAY_TIMEOUT && late {
+            return Some(Failure::deadline(self.deadline_ms));
+        }
         (status.as_u16() >= 400).then(|| self.known_cause()).flatten()
     }
 

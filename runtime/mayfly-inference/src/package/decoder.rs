@@ -7,7 +7,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ElementType;
+use crate::{DimensionInfo, ElementType, TensorInfo};
 
 /// How the graph takes and gives its KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,6 +68,21 @@ pub struct DecoderInfo {
     pub batching: Batching,
     /// What the model's own configuration wants where a caller says nothing.
     pub defaults: GenerationDefaults,
+}
+
+impl DecoderInfo {
+    /// Writes heads and head size into the shapes of past and present: many graphs leave them open though they take one
+    /// size only, and a handler that makes the first, empty past has to know it.
+    pub(super) fn fix_state(&self, inputs: &mut [TensorInfo], outputs: &mut [TensorInfo]) {
+        let pairs = self.past.iter().chain(&self.present);
+        let names: Vec<&String> = pairs.flat_map(|(key, value)| [key, value]).collect();
+        for tensor in inputs.iter_mut().chain(outputs).filter(|tensor| names.contains(&&tensor.name)) {
+            if let [_, heads, _, size] = tensor.dimensions.as_mut_slice() {
+                *heads = DimensionInfo::Fixed(self.kv_heads);
+                *size = DimensionInfo::Fixed(self.head_size);
+            }
+        }
+    }
 }
 
 /// Inputs of a decoder beside the past; all i64.

@@ -115,6 +115,9 @@ pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result
     let embeddings =
         roles::resolve(inputs, outputs, &facts.settings.roles, &toml.roles).map_err(ImportError::Refused)?;
     let decoder = decoder(&checked, &mut facts, embeddings.as_deref());
+    if let Some(decoder) = &decoder {
+        decoder.fix_state(&mut checked.inputs, &mut checked.outputs);
+    }
     let has_tokenizer = staged.size_of(Path::new("tokenizer.json")).is_some();
     let chat = if decoder.is_some() && has_tokenizer { chat_template(&staged, &mut facts)? } else { None };
     let text = |path: &Path| {

@@ -6,6 +6,9 @@
 
 /// The first chunk that runs beside decoding sequences, before any was measured.
 const CHUNK_FIRST: u32 = 8;
+/// No chunk is steered below this: so few tokens take hardly longer than one, and a machine whose speed comes and goes
+/// would be steered to one.
+const CHUNK_LEAST: u32 = 4;
 
 /// Turns and measured times.
 #[derive(Clone, Debug)]
@@ -62,7 +65,7 @@ impl Pace {
         let fits = u128::from(tokens) * u128::from(target) / u128::from(took_ns.max(1));
         let fits = u32::try_from(fits).unwrap_or(u32::MAX);
         let (least, most) = (self.chunk / 2, self.chunk.saturating_mul(2));
-        self.chunk = fits.clamp(least, most).clamp(1, self.chunk_max);
+        self.chunk = fits.clamp(least, most).clamp(CHUNK_LEAST.min(self.chunk_max), self.chunk_max);
     }
 
     /// How long a chunk may take: five quarters of what everybody's next token takes anyway, or the set time if that is

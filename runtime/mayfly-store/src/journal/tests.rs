@@ -294,8 +294,14 @@ async fn a_full_queue_refuses() {
     let (_folder, store) = open();
     let journal = store.journal();
     let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (begin, begun) = tokio::sync::oneshot::channel();
     let db = store.db.clone();
-    let holds = tokio::spawn(async move { db.write(move |_connection| Ok(wait.recv().is_ok())).await });
+    let hold = move |_connection: &rusqlite::Connection| {
+        let _ = begin.send(());
+        Ok(wait.recv().is_ok())
+    };
+    let holds = tokio::spawn(async move { db.write(hold).await });
+    begun.await.unwrap();
     // The writer is busy: what comes now waits.
     let mut waiting = Vec::new();
     let full = loop {

@@ -2,7 +2,7 @@
 //! before anything runs.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mayfly_inference::{DecoderInfo, GenerationRequest};
 
@@ -16,6 +16,10 @@ use crate::nn::NnState;
 
 /// Generations that one instance may have open at once.
 const STREAMS_MAX: usize = 64;
+
+/// A generation ends this long before its call's deadline (or after nine tenths of the time that is left), so that its
+/// handler can still say so in a stream that has begun.
+pub const GENERATION_ENDS_BEFORE: Duration = Duration::from_millis(500);
 
 impl NnState {
     /// Starts a generation on a granted model.
@@ -38,7 +42,7 @@ impl NnState {
             choices,
             owner: self.asker.owner,
             reuse: self.asker.reuse,
-            deadline: self.deadline,
+            deadline: self.deadline - left_for_the_handler(self.deadline.saturating_duration_since(Instant::now())),
             cancel: self.cancel.clone(),
             account: Arc::new(HeldAccount::new(hold, grant.model)),
         };
@@ -69,6 +73,10 @@ impl NnState {
         }
         Ok(Arc::clone(&self.streams))
     }
+}
+
+fn left_for_the_handler(left: Duration) -> Duration {
+    GENERATION_ENDS_BEFORE.min(left / 10)
 }
 
 fn decoder<'a>(alias: &str, grant: &'a Grant) -> Result<&'a DecoderInfo, Error> {
