@@ -198,7 +198,8 @@ async fn a_loop_of_the_handlers_own_gives_the_same_tokens_for_the_same_bill() {
         server.price("output-tokens", "0.002");
         let (_, stored) = server.upload(wasm.clone()).await;
         let config = json!({ "ends": "<|im_end|> <|endoftext|>" });
-        let spec = json!({ "handler": { "digest": stored["digest"] }, "models": { "model": "tiny" }, "config": config });
+        let spec =
+            json!({ "handler": { "digest": stored["digest"] }, "models": { "model": "tiny" }, "config": config });
         let (status, answer) = server.deploy("own-loop", spec).await;
         assert!(status.is_success(), "{answer}");
         let ask = async |path: &str, body: Value| {
@@ -206,12 +207,15 @@ async fn a_loop_of_the_handlers_own_gives_the_same_tokens_for_the_same_bill() {
             let id = header(&response, "x-request-id");
             let answer: Value = response.json().await.unwrap();
             let record = server.settled(&id).await;
-            let bill = ["input_tokens", "cached_input_tokens", "output_tokens"].map(|name| record["usage"][name].clone());
+            let bill =
+                ["input_tokens", "cached_input_tokens", "output_tokens"].map(|name| record["usage"][name].clone());
             (answer, bill, record["cost"].clone())
         };
-        // An end, a limit in the middle, and a prompt that goes in by pieces.
-        let story = "A mayfly woke up";
-        for (prompt, max_tokens) in [(story, 60), (story, 7), (&*"word ".repeat(700), 5)] {
+        // An end, a limit in the middle, and a prompt that goes in by pieces. Each begins otherwise: only the host's own
+        // generation takes up the prefix of a call before.
+        for (prompt, max_tokens) in
+            [("A mayfly woke up", 60), ("The capital of France is", 2), (&*"word ".repeat(700), 5)]
+        {
             let short = json!({ "prompt": prompt, "max_tokens": max_tokens });
             let (own, own_bill, own_cost) = ask("/d/default/own-loop", short.clone()).await;
             let mut long = json!({ "model": "chat", "temperature": 0, "logprobs": 0 });
