@@ -230,3 +230,22 @@ async fn a_loop_of_the_handlers_own_gives_the_same_tokens_for_the_same_bill() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_stream_that_runs_out_of_time_says_so() {
+    let server = server("tiny-chat-optimum").await;
+    // One sequence a run: eight of them take longer than that.
+    let spec = json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny" }, "limits": { "deadline_ms_max": 1_000 } });
+    let (status, answer) = server.deploy("chat", spec).await;
+    assert!(status.is_success(), "{answer}");
+    let body = json!({ "model": "chat", "messages": [{ "role": "user", "content": "tell me everything" }],
+        "stream": true, "n": 8, "max_tokens": 900, "ignore_eos": true });
+    let response = server.call(Method::POST, "/v1/chat/completions").json(&body).send().await.unwrap();
+    let id = header(&response, "x-request-id");
+    let text = response.text().await.unwrap_or_else(|error| panic!("the stream has its proper end: {error}"));
+    let last = text.trim_end().rsplit("\n\n").next().unwrap();
+    assert!(last.starts_with("data: {\"error\""), "{last}");
+    assert!(!text.contains("[DONE]"), "{last}");
+    let record = server.settled(&id).await;
+    assert!(record["usage"]["output_tokens"].as_u64().unwrap() > 8, "what was made is owed: {record}");
+}
