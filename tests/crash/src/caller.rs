@@ -8,7 +8,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Left, Meter};
+use crate::chat::{self, Manner};
 use crate::wire::{self, Piece};
 
 /// Bytes of one frame of the guest `meter`.
@@ -27,11 +28,27 @@ pub(crate) enum Kind {
     Leaver,
     /// Reads streams more slowly than they come.
     Slow,
+    /// Reads streams of tokens to their end.
+    Tokens,
+    /// Leaves in the middle of streams of tokens.
+    TokensLeaver,
+    /// Reads streams of tokens more slowly than they come.
+    TokensSlow,
 }
 
 /// The clients of one round.
-pub(crate) const KINDS: [Kind; 6] =
-    [Kind::Short, Kind::Idempotent, Kind::Stream, Kind::Leaver, Kind::Slow, Kind::Stream];
+pub(crate) const KINDS: [Kind; 10] = [
+    Kind::Short,
+    Kind::Idempotent,
+    Kind::Stream,
+    Kind::Leaver,
+    Kind::Slow,
+    Kind::Stream,
+    Kind::Tokens,
+    Kind::TokensLeaver,
+    Kind::TokensSlow,
+    Kind::Tokens,
+];
 
 /// Where and as whom to call.
 #[derive(Debug, Clone)]
@@ -58,7 +75,7 @@ impl Caller {
     pub(crate) fn run(mut self, over: &AtomicBool) -> Vec<Attempt> {
         let mut attempts = Vec::new();
         while !over.load(Ordering::Relaxed) {
-            let attempt = self.call(attempts.len());
+            let attempt = self.call(attempts.len(), over);
             let reached = attempt.sent;
             attempts.push(attempt);
             if !reached {
@@ -68,24 +85,38 @@ impl Caller {
         attempts
     }
 
-    fn call(&mut self, number: usize) -> Attempt {
+    /// Calls once.
+    pub(crate) fn call(&mut self, number: usize, over: &AtomicBool) -> Attempt {
+        let name = format!("{}-{number}", self.name);
+        match self.kind {
+            Kind::Tokens | Kind::TokensLeaver | Kind::TokensSlow => self.tokens(name, over),
+            _ => self.rows(name),
+        }
+    }
+
+    fn tokens(&mut self, name: String, over: &AtomicBool) -> Attempt {
+        let length = chat::length(&mut self.random);
+        let mut attempt = Attempt::new(name, Meter::OutputTokens, 1, length);
+        let leave = (self.kind == Kind::TokensLeaver).then(|| {
+            let how = if self.random.random_ratio(1, 2) { Left::Closed } else { Left::Drained };
+            (self.random.random_range(0..80), how)
+        });
+        let pause = if self.kind == Kind::TokensSlow { Duration::from_millis(12) } else { Duration::ZERO };
+        chat::call(&mut attempt, &self.target, &Manner { leave, pause }, &mut self.random, over);
+        attempt
+    }
+
+    fn rows(&mut self, name: String) -> Attempt {
         let streams = !matches!(self.kind, Kind::Short | Kind::Idempotent);
         let rows = self.random.random_range(1..5);
         let frames = if streams { self.random.random_range(2..60) } else { 1 };
         let ms = self.random.random_range(0..8);
         let path = if streams { format!("/?frames={frames}&rows={rows}&ms={ms}") } else { format!("/?rows={rows}") };
         let mut attempt = Attempt {
-            name: format!("{}-{number}", self.name),
             path,
             streams,
             idempotent: self.kind == Kind::Idempotent,
-            rows,
-            frames,
-            received: 0,
-            complete: false,
-            left: false,
-            refused: false,
-            sent: false,
+            ..Attempt::new(name, Meter::Rows, rows, frames)
         };
         let leave_after = (self.kind == Kind::Leaver).then(|| self.random.random_range(0..frames));
         let pause = if self.kind == Kind::Slow { Duration::from_millis(12) } else { Duration::ZERO };
@@ -119,10 +150,11 @@ fn call(attempt: &mut Attempt, target: &Target, leave_after: Option<u64>, pause:
         return;
     }
     attempt.refused = false;
+    attempt.opened = true;
     let mut bytes = 0;
     loop {
         if leave_after.is_some_and(|frames| attempt.received >= frames) {
-            attempt.left = true;
+            attempt.left = Some(Left::Closed);
             return;
         }
         match answer.piece() {

@@ -17,6 +17,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 mod attempt;
 mod caller;
+mod chat;
 mod check;
 mod server;
 mod wire;
@@ -72,7 +73,7 @@ fn main() -> anyhow::Result<ExitCode> {
             eprintln!(
                 "[crash] {kill} of {} kills, {} calls, {:.0} s",
                 args.kills,
-                findings.attempts,
+                findings.attempts(),
                 begun.elapsed().as_secs_f64()
             );
         }
@@ -89,8 +90,17 @@ fn round(server: &mut Server, kill: u32, random: &mut StdRng) -> anyhow::Result<
     let attempts = Mutex::new(Vec::new());
     let over = AtomicBool::new(false);
     let target = Arc::new(server.target());
+    // In every other round the model is loaded already, so that the kill finds streams and not only their starts.
+    let seed = random.random();
+    if random.random_ratio(1, 2) {
+        let mut caller = caller::Caller::new(caller::Kind::Tokens, format!("k{kill}-first"), Arc::clone(&target), seed);
+        attempts.lock().unwrap_or_else(PoisonError::into_inner).push(caller.call(0, &over));
+    }
     let delay = Duration::from_millis(if random.random_ratio(1, 3) {
         random.random_range(1..60)
+    } else if random.random_ratio(1, 3) {
+        // Long enough for streams of tokens to end.
+        random.random_range(700..2500)
     } else {
         random.random_range(60..700)
     });

@@ -10,11 +10,12 @@ use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::attempt::Meter;
 use crate::caller::Target;
 use crate::wire;
 
-/// What one row costs, in dollars: tenths of a cent, so that cost is `rows` with the point moved.
-const ROW_PRICE: &str = "0.001";
+/// What one row or token costs, in dollars: tenths of a cent, so that cost is their number with the point moved.
+const PRICE: &str = "0.001";
 
 /// The server. Dropping it kills the process.
 #[derive(Debug)]
@@ -28,7 +29,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts on an empty folder and deploys the guest `meter`, with a price on its model's rows.
+    /// Starts on an empty folder and deploys the guest `meter`, with a price on its model's rows, and `builtin:chat`, with
+    /// a price on its model's output tokens.
     pub(crate) fn start(binary: &Path, root: &Path) -> anyhow::Result<Self> {
         let binary = binary.canonicalize().with_context(|| format!("{}: build it first", binary.display()))?;
         let folder = tempfile::tempdir()?;
@@ -38,20 +40,29 @@ impl Server {
         let (data, admin) = (address(&ready["data"])?, address(&ready["admin"])?);
         let server = Self { binary, folder, child: Some(child), key, data, admin };
 
-        let added = Command::new(&server.binary)
-            .args(["models", "add", "rows"])
-            .arg(root.join("tests/fixtures/models/rows.onnx"))
-            .env("MAYFLY_URL", format!("http://{admin}"))
-            .env("MAYFLY_KEY", &server.key)
-            .output()?;
-        ensure!(added.status.success(), "models add: {}", String::from_utf8_lossy(&added.stderr));
-        let price = json!({ "model": "rows", "meter": "rows", "amount": ROW_PRICE, "per": 1 });
-        server.api("POST", "/prices", price.to_string().as_bytes())?;
+        server.add_model("rows", &root.join("tests/fixtures/models/rows.onnx"), Meter::Rows)?;
         let wasm = std::fs::read(root.join("tests/fixtures/guests/target/wasm32-wasip2/release/meter.wasm"))?;
         let stored = server.api("PUT", "/projects/default/artifacts", &wasm)?;
         let spec = json!({ "handler": { "digest": stored["digest"] }, "models": { "rows": "rows" } });
         server.api("POST", "/projects/default/deployments/meter", spec.to_string().as_bytes())?;
+
+        server.add_model("tiny", &root.join("examples/models/tiny-chat-genai"), Meter::OutputTokens)?;
+        let spec = json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny" } });
+        server.api("POST", "/projects/default/deployments/chat", spec.to_string().as_bytes())?;
         Ok(server)
+    }
+
+    fn add_model(&self, name: &str, path: &Path, meter: Meter) -> anyhow::Result<()> {
+        let added = Command::new(&self.binary)
+            .args(["models", "add", name])
+            .arg(path)
+            .env("MAYFLY_URL", format!("http://{}", self.admin))
+            .env("MAYFLY_KEY", &self.key)
+            .output()?;
+        ensure!(added.status.success(), "models add: {}", String::from_utf8_lossy(&added.stderr));
+        let price = json!({ "model": name, "meter": meter.name(), "amount": PRICE, "per": 1 });
+        self.api("POST", "/prices", price.to_string().as_bytes())?;
+        Ok(())
     }
 
     pub(crate) fn target(&self) -> Target {

@@ -1,7 +1,7 @@
 //! A bare HTTP/1.1 client that counts the bytes of the body as they come, to the very last one.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -67,6 +67,11 @@ pub(crate) fn send(
 }
 
 impl Answer {
+    /// Tells the server that its client has gone; what was on its way can still be read.
+    pub(crate) fn leave(&self) -> std::io::Result<()> {
+        self.stream.get_ref().shutdown(Shutdown::Write)
+    }
+
     /// The next bytes of the body, as soon as there are any.
     pub(crate) fn piece(&mut self) -> Piece {
         self.read().unwrap_or(Piece::Broken)
