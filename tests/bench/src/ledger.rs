@@ -9,10 +9,10 @@ use mayfly_ledger::{
     Tariff, UsageQuery,
 };
 use mayfly_store::Store;
-use tokio::sync::Notify;
 use mayfly_types::{
     DeploymentId, KeyId, LevelId, LevelLimits, Line, Meter, ModelId, ProjectId, RequestId, RevisionId, TenantId,
 };
+use tokio::sync::Notify;
 
 use crate::Bench;
 use crate::measure::Samples;
