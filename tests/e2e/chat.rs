@@ -249,3 +249,20 @@ async fn a_stream_that_runs_out_of_time_says_so() {
     let record = server.settled(&id).await;
     assert!(record["usage"]["output_tokens"].as_u64().unwrap() > 8, "what was made is owed: {record}");
 }
+
+#[tokio::test]
+async fn an_answer_that_ran_out_of_time_is_the_deadlines_and_is_not_retried() {
+    let server = server("tiny-chat-optimum").await;
+    let spec = json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny" }, "limits": { "deadline_ms_max": 1_000 } });
+    let (status, answer) = server.deploy("chat", spec).await;
+    assert!(status.is_success(), "{answer}");
+    let body = json!({ "model": "chat", "messages": [{ "role": "user", "content": "tell me everything" }],
+        "n": 8, "max_tokens": 900, "ignore_eos": true });
+    let response = server.call(Method::POST, "/v1/chat/completions").json(&body).send().await.unwrap();
+    let id = header(&response, "x-request-id");
+    assert_eq!(header(&response, "x-should-retry"), "false", "it is charged");
+    assert_eq!(response.status(), 504);
+    let record = server.settled(&id).await;
+    assert_eq!(record["outcome"], "deadline", "{record}");
+    assert!(record["usage"]["output_tokens"].as_u64().unwrap() > 8, "what was made is owed: {record}");
+}

@@ -147,7 +147,7 @@ pub(crate) async fn deliver(call: &OpenCall, running: Running, mut head: Head) {
         let timings = run.abandon(call).await;
         return fail(call, broken, &timings, head).await;
     }
-    if let Some(failure) = call.overrides(parts.status) {
+    if let Some(failure) = call.overrides(parts.status, &run.timings()) {
         let timings = run.abandon(call).await;
         return refuse(call, failure, &timings, head).await;
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{HeaderName, HeaderValue};
 use mayfly_api::headers;
-use mayfly_host::{GENERATION_ENDS_BEFORE, Timings};
+use mayfly_host::Timings;
 use mayfly_ledger::{Append, Journal, JournalError, Outcome};
 use mayfly_types::{Line, Meter, RequestId};
 use tokio_util::sync::CancellationToken;
@@ -146,13 +146,12 @@ impl OpenCall {
     }
 
     /// What takes the place of the guest's answer with `status`, if anything does.
-    pub(crate) fn overrides(&self, status: http::StatusCode) -> Option<Failure> {
-        // A handler whose generation ran out of time answers just before the deadline.
-        let late = Instant::now() + GENERATION_ENDS_BEFORE >= self.deadline;
-        if status == http::StatusCode::GATEWAY_TIMEOUT && late {
-            return Some(Failure::deadline(self.deadline_ms));
+    pub(crate) fn overrides(&self, status: http::StatusCode, timings: &Timings) -> Option<Failure> {
+        if status.as_u16() < 400 {
+            return None;
         }
-        (status.as_u16() >= 400).then(|| self.known_cause()).flatten()
+        let late = || timings.generation_out_of_time.then(|| Failure::deadline(self.deadline_ms));
+        self.known_cause().or_else(late)
     }
 
     /// Why a call most likely failed, as far as limits of ours are the cause.

@@ -40,5 +40,4 @@ pub use error::{CodeError, CompileError, GuestFault, HostError, StartError};
 pub use grants::{Grant, Grants};
 pub use keyvalue::{KeyValue, KeyValueError, KeyValueLimits, KeyValuePage};
 pub use log::{LogLine, LogSink, LogStream};
-pub use nn::GENERATION_ENDS_BEFORE;
 pub use run::{BodyError, Clock, Invocation, RunEnd, Running, Timings};

@@ -80,6 +80,9 @@ pub struct Timings {
     pub inference_queue: Duration,
     /// Inside ONNX Runtime.
     pub inference: Duration,
+    /// A generation was stopped because the call's time was up. It ends a little earlier than the call, so that the
+    /// handler can still say so.
+    pub generation_out_of_time: bool,
 }
 
 /// The running timings of one call, shared between the instance and whoever reports them.

@@ -29,7 +29,6 @@ use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTabl
 
 use self::errors::NnError;
 pub(crate) use self::generation::Asker;
-pub use self::generation::start::GENERATION_ENDS_BEFORE;
 use self::live::LiveBytes;
 use crate::cpu::CpuMeter;
 use crate::state::GuestState;

@@ -1,4 +1,5 @@
-//! Real runs on the real library. Where it is missing these tests fail; they never skip.
+//! Real runs on the real library. Where it is missing these tests fail; they never skip. One file: all of them stand on the
+//! same few models and helpers, and each is a short story about one handle.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -9,7 +9,7 @@ mod bindings;
 mod errors;
 mod options;
 mod prompt;
-pub(crate) mod start;
+mod start;
 mod stream;
 
 use wasmtime::component::{Linker, Resource};

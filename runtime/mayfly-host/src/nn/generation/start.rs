@@ -19,7 +19,7 @@ const STREAMS_MAX: usize = 64;
 
 /// A generation ends this long before its call's deadline (or after nine tenths of the time that is left), so that its
 /// handler can still say so in a stream that has begun.
-pub const GENERATION_ENDS_BEFORE: Duration = Duration::from_millis(500);
+const ENDS_BEFORE: Duration = Duration::from_millis(500);
 
 impl NnState {
     /// Starts a generation on a granted model.
@@ -52,7 +52,8 @@ impl NnState {
         if !was_loaded {
             self.clock.add(|timings| *timings.model_load.get_or_insert_default() += began.elapsed());
         }
-        Ok(HostStream::new(started??, self.cancel.clone(), self.deadline, place))
+        let generation = self.timed(started?)?;
+        Ok(HostStream::new(generation, self.cancel.clone(), self.deadline, place))
     }
 
     /// How many tokens `prompt` has.
@@ -76,7 +77,7 @@ impl NnState {
 }
 
 fn left_for_the_handler(left: Duration) -> Duration {
-    GENERATION_ENDS_BEFORE.min(left / 10)
+    ENDS_BEFORE.min(left / 10)
 }
 
 fn decoder<'a>(alias: &str, grant: &'a Grant) -> Result<&'a DecoderInfo, Error> {

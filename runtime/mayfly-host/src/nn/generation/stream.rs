@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mayfly_inference::{Chunk as HostChunk, ChunkToken, Finish, Generation, GenerationUsage, TopToken as HostTopToken};
+use mayfly_inference::{
+    Chunk as HostChunk, ChunkToken, Finish, Generation, GenerationError, GenerationUsage, TopToken as HostTopToken,
+};
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_io::poll::Pollable;
 
@@ -56,7 +58,15 @@ impl NnState {
         let next = self.within_call(stream.generation.next()).await;
         // The time a guest waits for its model, whatever the engine does for others meanwhile.
         self.clock.add(|timings| timings.inference += began.elapsed());
-        Ok(next??.map(chunk))
+        Ok(self.timed(next?)?.map(chunk))
+    }
+
+    /// Remembers that a generation ended because its time was up: what its handler answers then is the deadline's doing.
+    pub(super) fn timed<T>(&self, outcome: Result<T, GenerationError>) -> Result<T, GenerationError> {
+        if matches!(outcome, Err(GenerationError::Stopped)) && !self.cancel.is_cancelled() {
+            self.clock.add(|timings| timings.generation_out_of_time = true);
+        }
+        outcome
     }
 }
 
