@@ -61,7 +61,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`DbError::Busy`] or [`DbError::Closed`].
-    pub(super) fn push(&self, job: Job, may_lead: bool) -> Result<bool, DbError> {
+    pub(super) fn push(&self, mut job: Job, may_lead: bool) -> Result<bool, DbError> {
         let mut state = self.state();
         if state.closed {
             return Err(DbError::Closed);
@@ -72,6 +72,10 @@ impl Queue {
         let leads = may_lead && state.led.is_none() && state.jobs.is_empty() && state.taken == 0;
         if leads {
             state.led = Some(Instant::now());
+            if let Job::Append(own) = &mut job {
+                // Who gives up leading must not hand it to itself.
+                own.lead = None;
+            }
         }
         // A leader whose turn does not come (its thread is busy) holds nobody up for long.
         let in_hand = state.led.is_some_and(|since| since.elapsed() < LED_MAX) && matches!(job, Job::Append(_));

@@ -73,7 +73,7 @@ impl Writers {
         });
         let this = Arc::clone(&writers);
         let copier = spawn("mayfly-store-checkpoint", move || {
-            this.log.checkpoint_until_stopped(&checkpoints, || this.writer());
+            this.log.checkpoint_until_stopped(&checkpoints, || this.hold());
         })?;
         let this = Arc::clone(&writers);
         let writer = spawn("mayfly-store-writer", move || {
@@ -95,6 +95,11 @@ impl Writers {
 
     fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As long as what this gives is there, nothing is committed.
+    pub(super) fn hold(&self) -> impl Sized {
+        self.writer()
     }
 
     /// Hands a job over to the writer thread.
@@ -190,7 +195,8 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // It may have been called and not have heard of it.
+        // Nobody calls it from now on; it may have been called and not have heard of it.
+        self.called.close();
         if self.leads || self.called.try_recv().is_ok() {
             self.writers.queue.led(self.writers.callers_may_lead());
         }
