@@ -16,6 +16,7 @@ use mayfly_types::{Digest, LevelId, RequestId};
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument as _;
 
+use crate::attended::Attended;
 use crate::bill::Bill;
 use crate::body::{Limited, full};
 use crate::deliver::{Head, deliver, fail_host, fail_stopped, refuse};
@@ -124,9 +125,16 @@ impl Calls {
             Err(away) => return self.turn_away(id, context.received, &away),
         };
         let span = telemetry::span(&context);
-        let (head, answer) = oneshot::channel();
-        self.0.opener.tasks.spawn(Box::pin(self.clone().live(context, request, entry, head)).instrument(span));
-        answer.await.unwrap_or_else(|_panicked| {
+        let (head, mut answer) = oneshot::channel();
+        let live = self.clone().live(context, request, entry, head).instrument(span);
+        let mut attended = Attended::new(Box::pin(live), &self.0.opener.tasks);
+        let answer = tokio::select! {
+            biased;
+            () = &mut attended => answer.await,
+            // What is still to be done (a stream, a settlement) goes on without its caller's task.
+            answer = &mut answer => answer,
+        };
+        answer.unwrap_or_else(|_panicked| {
             let mut response = Failure::internal("the task of a call panicked").response(&Bill::default()).map(full);
             mark_id(response.headers_mut(), id);
             response

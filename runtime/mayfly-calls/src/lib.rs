@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod attended;
 mod bill;
 mod body;
 mod budget;

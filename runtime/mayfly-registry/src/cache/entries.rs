@@ -27,6 +27,15 @@ struct Entry<V> {
     seen: AtomicI64,
 }
 
+impl<V: Watched> Entry<V> {
+    /// The value, if nothing has touched it since it was read.
+    fn current(&self, follower: &Follower) -> Option<Arc<V>> {
+        let holds = follower.still_holds(self.seen.load(Ordering::Acquire), |change| self.value.touched_by(change))?;
+        self.seen.fetch_max(holds, Ordering::AcqRel);
+        Some(Arc::clone(&self.value))
+    }
+}
+
 /// Absent values are not cached: an attacker who asks for many names fills nothing.
 #[derive(Debug, Clone)]
 enum Miss {
@@ -65,6 +74,12 @@ where
         F: Future<Output = Result<Option<V>, RecordsError>>,
     {
         follower.ensure_recent().await?;
+        // Nearly every call ends here.
+        if let Some(entry) = self.cache.get(&key).await
+            && let Some(value) = entry.current(follower)
+        {
+            return Ok(Some(value));
+        }
         for _ in 0..OVERTAKEN_MAX {
             let own = AtomicBool::new(false);
             let loading = async {
@@ -79,10 +94,8 @@ where
             };
             match self.cache.try_get_with(key.clone(), Box::pin(loading)).await {
                 Ok(entry) => {
-                    let seen = entry.seen.load(Ordering::Acquire);
-                    if let Some(holds) = follower.still_holds(seen, |change| entry.value.touched_by(change)) {
-                        entry.seen.fetch_max(holds, Ordering::AcqRel);
-                        return Ok(Some(Arc::clone(&entry.value)));
+                    if let Some(value) = entry.current(follower) {
+                        return Ok(Some(value));
                     }
                     self.cache.invalidate(&key).await;
                 }
