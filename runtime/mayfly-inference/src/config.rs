@@ -28,12 +28,14 @@ pub struct Config {
     pub generation_slots: u32,
     /// The most bytes of attention state that one decoder may hold, prompts kept for reuse included.
     pub generation_kv_bytes_max: u64,
-    /// Sequences waiting for one decoder; one more is refused.
+    /// Sequences waiting for one decoder, and constraints waiting to be compiled; one more is refused.
     pub generation_waiting_max: u32,
     /// Prompt tokens in one run. Less are taken while others would wait too long for their next token.
     pub generation_prefill_chunk_max: u32,
     /// A generation that is ahead of its reader and of which nothing is read for this long is ended.
     pub generation_stall_ms: u64,
+    /// Constraints (JSON schemas, grammars) compiled at once, at most half of them of one tenant. 0 takes half the cores.
+    pub constraint_compiles_max: u16,
 }
 
 impl Default for Config {
@@ -52,6 +54,7 @@ impl Default for Config {
             generation_waiting_max: 256,
             generation_prefill_chunk_max: 256,
             generation_stall_ms: 30_000,
+            constraint_compiles_max: 0,
         }
     }
 }
@@ -60,8 +63,16 @@ impl Config {
     /// `intra_op_threads`, resolved. The library would count the cores its own way, and wrong in containers.
     pub(crate) fn threads(&self) -> usize {
         match self.intra_op_threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            0 => cores(),
             threads => threads.into(),
+        }
+    }
+
+    /// `constraint_compiles_max`, resolved: at least one.
+    pub(crate) fn constraint_compiles(&self) -> usize {
+        match self.constraint_compiles_max {
+            0 => cores().div_ceil(2),
+            compiles => compiles.into(),
         }
     }
 
@@ -99,8 +110,15 @@ impl Config {
         if self.generation_stall_ms == 0 {
             problems.push("inference.generation_stall_ms must be at least 1".to_owned());
         }
+        if self.constraint_compiles_max > 1024 {
+            problems.push("inference.constraint_compiles_max must be at most 1024".to_owned());
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 #[cfg(test)]
@@ -127,11 +145,14 @@ mod tests {
         check(Config { generation_waiting_max: 0, ..base() }, "inference.generation_waiting_max ");
         check(Config { generation_prefill_chunk_max: 4097, ..base() }, "inference.generation_prefill_chunk_max ");
         check(Config { generation_stall_ms: 0, ..base() }, "inference.generation_stall_ms ");
+        check(Config { constraint_compiles_max: 1025, ..base() }, "inference.constraint_compiles_max ");
     }
 
     #[test]
     fn no_threads_named_takes_the_cores() {
         assert!(Config::default().threads() >= 1);
         assert_eq!(Config { intra_op_threads: 3, ..Config::default() }.threads(), 3);
+        assert!(Config::default().constraint_compiles() >= 1);
+        assert_eq!(Config { constraint_compiles_max: 3, ..Config::default() }.constraint_compiles(), 3);
     }
 }

@@ -21,6 +21,7 @@ mod stream;
 #[expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 mod tests;
 mod text;
+mod turns;
 mod vocabulary;
 
 pub use chunk::{Chunk, ChunkToken, Finish, GenerationUsage, TopToken};
@@ -32,6 +33,7 @@ pub(crate) use prepare::{check, job};
 pub use request::{GenerationAccount, GenerationOptions, GenerationRequest};
 pub use sampling::Sampling;
 pub use stream::Generation;
+pub(crate) use turns::Turns;
 pub(crate) use vocabulary::Vocabulary;
 
 use std::time::Duration;

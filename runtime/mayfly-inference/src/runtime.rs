@@ -12,7 +12,7 @@ use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::clock::Bell;
-use crate::generation::{self, Engine, NotTaken, Rejected};
+use crate::generation::{self, Engine, NotTaken, Rejected, Turns};
 use crate::residency::{Claim, Residents};
 use crate::session::{Executor, Model, Options, Refused, Request, Ticket};
 use crate::{
@@ -52,6 +52,8 @@ struct Inner {
     output_bytes_max: u64,
     residents: Arc<Residents>,
     copies: Option<Copies>,
+    /// To compile constraints.
+    turns: Turns,
     bell: Bell,
 }
 
@@ -90,7 +92,8 @@ impl Inference {
         let residents = Arc::new(Residents::new(&config, options, Box::new(bell.clone())));
         clock::start(Arc::downgrade(&residents), bell.clone())
             .map_err(|error| StartError::Unusable(format!("no thread for the idle clock: {error}")))?;
-        Ok(Self(Arc::new(Inner { info, output_bytes_max: config.output_bytes_max, residents, copies, bell })))
+        let turns = Turns::new(config.constraint_compiles(), config.generation_waiting_max);
+        Ok(Self(Arc::new(Inner { info, output_bytes_max: config.output_bytes_max, residents, copies, turns, bell })))
     }
 
     /// Version, place and providers.
@@ -239,9 +242,20 @@ impl Inference {
             self.0.residents.claim_engine(package.model(device), decoder.clone())?;
         }
         // Off the async threads: the tokenizer may have to be loaded, and a constraint compiled.
-        let made = {
+        let made = async {
+            let turn = match request.options.constraint {
+                Some(_) => Some(self.0.turns.take(request.owner).await?),
+                None => None,
+            };
             let package = Arc::clone(package);
-            tokio::task::spawn_blocking(move || generation::job(&package, request, first))
+            let made = tokio::task::spawn_blocking(move || {
+                let _until_it_is_made = turn;
+                generation::job(&package, request, first)
+            });
+            made.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "a generation could not be prepared");
+                Err(GenerationError::Failed("the host failed while it prepared the request".to_owned()))
+            })
         };
         let stopped = async {
             tokio::select! {
@@ -251,13 +265,7 @@ impl Inference {
             }
         };
         let started = async {
-            let (mut job, mut answer) = match made.await {
-                Ok(made) => made?,
-                Err(error) => {
-                    tracing::error!(%error, "a generation could not be prepared");
-                    return Err(GenerationError::Failed("the host failed while it prepared the request".to_owned()));
-                }
-            };
+            let (mut job, mut answer) = made.await?;
             loop {
                 let engine = self.engine(package.model(device), decoder, deadline).await?;
                 let generation = engine.generation(&job);
@@ -290,6 +298,12 @@ impl Inference {
             () = stopped => Err(GenerationError::Stopped),
             started = started => started,
         }
+    }
+
+    /// Where whoever compiles a constraint waits for a turn.
+    #[cfg(test)]
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     /// How busy each loaded engine is.

@@ -32,6 +32,12 @@ pub enum GenerationError {
         /// `generation_waiting_max`.
         limit: u32,
     },
+    /// As many constraints wait to be compiled as may; nothing ran.
+    #[error("{limit} constraints wait to be compiled, and no more may")]
+    BusyCompiling {
+        /// `generation_waiting_max`.
+        limit: u32,
+    },
     /// Prompt and new tokens of all choices are more than this node ever keeps for one model; nothing ran.
     #[error("the request needs room for {tokens} tokens of attention state; this host has room for {limit}")]
     NeverFits {

@@ -18,7 +18,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Chunk, Finish, Generation, GenerationAccount, GenerationError, GenerationOptions, GenerationRequest, Sampling,
+    Chunk, Constraint, Finish, Generation, GenerationAccount, GenerationError, GenerationOptions, GenerationRequest,
+    Sampling,
 };
 use crate::package::tests::{fixture, stored};
 use crate::{Config, Device, EngineLoad, Inference, Package};

@@ -80,7 +80,7 @@ impl From<GenerationError> for Error {
                 Self::Invalid(text)
             }
             GenerationError::ContextOverflow { prompt, max_tokens, context } => overflow(prompt, max_tokens, context),
-            GenerationError::Busy { .. } => Self::Busy(format!("busy: {text}")),
+            GenerationError::Busy { .. } | GenerationError::BusyCompiling { .. } => Self::Busy(format!("busy: {text}")),
             GenerationError::Load(LoadError::NoDevice { .. }) => Self::Failed(without_paths(&text)),
             GenerationError::Load(error) => NnError::from(error).into(),
             GenerationError::Stopped | GenerationError::Stalled => Self::Stopped,
@@ -136,6 +136,10 @@ mod tests {
         check(GenerationError::ContextOverflow { prompt: 3, max_tokens: 4, context: 5 }, "overflow: 3 4 5");
         check(GenerationError::NotADecoder, "invalid: this model cannot generate text");
         assert!(shown(GenerationError::Busy { waiting: 2, limit: 2 }).starts_with("busy: busy: the model's queue"));
+        check(
+            GenerationError::BusyCompiling { limit: 2 },
+            "busy: busy: 2 constraints wait to be compiled, and no more may",
+        );
         assert!(
             shown(GenerationError::NeverFits { tokens: 9, limit: 8 }).starts_with("invalid: the request needs room")
         );

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
 use super::{
-    ABC, ABC_GOES_ON, Finish, Generation, GenerationAccount, GenerationError, GenerationRequest, HELLO, HELLO_GOES_ON,
-    Host, LAYOUTS, greedy, soon, whole,
+    ABC, ABC_GOES_ON, Account, Constraint, Finish, Generation, GenerationAccount, GenerationError, GenerationRequest,
+    HELLO, HELLO_GOES_ON, Host, LAYOUTS, greedy, soon, whole,
 };
 use crate::package::tests::folder;
 use crate::{Config, Device};
@@ -29,6 +29,33 @@ async fn a_full_queue_refuses_with_its_size() {
     assert!(matches!(fourth, Err(GenerationError::Busy { waiting: 2, limit: 2 })), "{fourth:?}");
     drop((first, third));
     assert_eq!(whole(&mut second).await.unwrap()[0].ids, ABC_GOES_ON);
+}
+
+#[tokio::test]
+async fn a_constraint_waits_for_its_turn_no_longer_than_its_call() {
+    let host = Host::new("decoder_genai", Config { constraint_compiles_max: 1, ..Config::default() });
+    // Loaded before the clock runs.
+    host.run(greedy(&HELLO, 1)).await;
+    let constrained = |owner| {
+        let mut request = GenerationRequest { owner, ..greedy(&HELLO, 5) };
+        request.options.constraint = Some(Constraint::Regex("[a-z]{3}".to_owned()));
+        request
+    };
+    let turn = host.inference.turns().take(1).await.unwrap();
+    let account = Arc::new(Account::default());
+    let hurried = GenerationRequest {
+        deadline: Instant::now() + Duration::from_millis(100),
+        account: Arc::<Account>::clone(&account),
+        ..constrained(2)
+    };
+    assert!(matches!(host.start(hurried).await, Err(GenerationError::Stopped)));
+    assert_eq!((account.inputs(), account.outputs()), (vec![], 0));
+    assert_eq!(host.run(greedy(&HELLO, 20)).await.ids, HELLO_GOES_ON, "what has no constraint needs no turn");
+    drop(turn);
+    let made = host.run(constrained(2)).await;
+    assert!(made.text.len() == 3 && made.text.bytes().all(|byte| byte.is_ascii_lowercase()), "{made:?}");
+    // The turn was given back.
+    host.inference.turns().take(3).await.unwrap();
 }
 
 #[tokio::test]
