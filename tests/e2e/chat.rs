@@ -266,3 +266,124 @@ async fn an_answer_that_ran_out_of_time_is_the_deadlines_and_is_not_retried() {
     assert_eq!(record["outcome"], "deadline", "{record}");
     assert!(record["usage"]["output_tokens"].as_u64().unwrap() > 8, "what was made is owed: {record}");
 }
+
+/// Content, reason and usage of a streamed chat with one choice.
+async fn streamed(response: reqwest::Response) -> (String, Value, Value) {
+    let text = response.text().await.unwrap();
+    let events: Vec<Value> = text
+        .split_terminator("\n\n")
+        .filter_map(|event| event.strip_prefix("data: ").filter(|data| *data != "[DONE]"))
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect();
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    let choices: Vec<&Value> = events.iter().map(|event| &event["choices"][0]).collect();
+    let content = choices.iter().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+    let finish = choices.iter().map(|choice| &choice["finish_reason"]).find(|finish| !finish.is_null());
+    (content, finish.cloned().unwrap_or_default(), events.last().unwrap()["usage"].clone())
+}
+
+#[tokio::test]
+async fn a_filter_cuts_answers_before_a_blocked_text() {
+    let server = server("tiny-chat-genai").await;
+    let spec = json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny" },
+        "filter": { "block": ["nowhere said", "webASSEMBLY"] } });
+    let (status, answer) = server.deploy("chat", spec).await;
+    assert!(status.is_success(), "{answer}");
+    assert_eq!(answer["deployment"]["revision"]["filter"]["block"][1], "webASSEMBLY");
+    let ask = |path: &str, question: &str, more: Value| {
+        let mut body = json!({ "model": "chat", "temperature": 0 });
+        body[if path == "/v1/responses" { "input" } else { "messages" }] =
+            json!([{ "role": "user", "content": question }]);
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.call(Method::POST, path).json(&body).send()
+    };
+    let chat = "/v1/chat/completions";
+    let asked = asked();
+    let entry = asked["questions"].as_array().unwrap().iter().find(|entry| entry["id"] == "mayfly-8").unwrap();
+    let question = entry["messages"][0]["content"].as_str().unwrap();
+    let (before, _) = entry["answer"].as_str().unwrap().split_once("WebAssembly").unwrap();
+
+    // However long it might go on: what was made when it was stopped is what is billed.
+    let response =
+        ask(chat, question, json!({ "logprobs": true, "max_tokens": 900, "ignore_eos": true })).await.unwrap();
+    let id = header(&response, "x-request-id");
+    let answer: Value = response.json().await.unwrap();
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!(before), &json!("content_filter")));
+    let tokens = choice["logprobs"]["content"].as_array().unwrap();
+    let said: String = tokens.iter().map(|token| token["token"].as_str().unwrap()).collect();
+    assert!(!said.is_empty() && before.starts_with(&said), "{said}");
+    let record = server.settled(&id).await;
+    assert_eq!(record["outcome"], "completed", "{record}");
+    assert_eq!(record["usage"]["output_tokens"], answer["usage"]["completion_tokens"], "{record} {answer}");
+    let made = answer["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!(made > tokens.len() as u64 && made < 40, "{answer}");
+
+    let stream = json!({ "stream": true, "stream_options": { "include_usage": true } });
+    let response = ask(chat, question, stream.clone()).await.unwrap();
+    let id = header(&response, "x-request-id");
+    let (content, finish, usage) = streamed(response).await;
+    assert_eq!((content.as_str(), &finish), (before, &json!("content_filter")));
+    assert_eq!(server.settled(&id).await["usage"]["output_tokens"], usage["completion_tokens"]);
+
+    let answer: Value = ask("/v1/responses", question, json!({})).await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&answer["status"], &answer["incomplete_details"]["reason"], &answer["output"][0]["content"][0]["text"]),
+        (&json!("incomplete"), &json!("content_filter"), &json!(before))
+    );
+
+    // Other answers are not touched.
+    let response = ask(chat, "What is your name?", stream).await.unwrap();
+    let (content, finish, usage) = streamed(response).await;
+    assert_eq!((content.as_str(), &finish), ("My name is tiny-chat.", &json!("stop")));
+    assert_eq!(usage["completion_tokens"], 7);
+}
+
+#[tokio::test]
+async fn a_filter_comes_from_the_manifest_and_from_flags() {
+    let server = server("tiny-chat-genai").await;
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = "name = \"ruled\"\nhandler = \"builtin:chat\"\nshare_prefixes = true\n\
+        [models]\nmodel = \"tiny\"\n[filter]\nblock = [\"one\"]\n";
+    std::fs::write(folder.path().join("mayfly.toml"), manifest).unwrap();
+    let deployed = server.cli_json(&["deploy", folder.path().to_str().unwrap(), "--block", "two"]);
+    let revision = &deployed["deployment"]["revision"];
+    assert_eq!((&revision["filter"], &revision["share_prefixes"]), (&json!({ "block": ["one", "two"] }), &json!(true)));
+    let shown = String::from_utf8(server.cli(&["show", "ruled"]).stdout).unwrap();
+    assert!(shown.contains("blocked    \"two\"\n") && shown.contains("prefixes   shared"), "{shown}");
+    let source = ["deploy", "builtin:chat", "--name", "ruled", "--model", "model=tiny"];
+    let revision = server.cli_json(&source)["deployment"]["revision"].clone();
+    assert_eq!((&revision["filter"]["block"], &revision["share_prefixes"]), (&json!([]), &json!(false)));
+    let revision = server.cli_json(&[&source[..], &["--share-prefixes"]].concat())["deployment"]["revision"].clone();
+    assert_eq!((&revision["number"], &revision["share_prefixes"]), (&json!(3), &json!(true)));
+    let spec =
+        json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny" }, "filter": { "block": ["a", ""] } });
+    let (status, problem) = server.deploy("ruled", spec).await;
+    assert_eq!(status, 422);
+    assert!(problem["detail"].as_str().unwrap().contains("text 1 of filter.block is empty"), "{problem}");
+}
+
+#[tokio::test]
+async fn keys_share_prefixes_only_if_the_owner_says_so() {
+    let server = server("tiny-chat-genai").await;
+    for (name, share) in [("apart", false), ("shared", true), ("shared-too", true)] {
+        let spec = json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny" }, "share_prefixes": share });
+        let (status, answer) = server.deploy(name, spec).await;
+        assert!(status.is_success(), "{answer}");
+    }
+    let (_, one) = server.call_key(json!({})).await;
+    let (_, two) = server.call_key(json!({})).await;
+    let cached = async |deployment: &str, secret: &str| {
+        let body = json!({ "model": deployment, "max_tokens": 2, "temperature": 0,
+            "messages": [{ "role": "user", "content": "a long text ".repeat(100) }] });
+        let response = server.call_with(secret, Method::POST, "/v1/chat/completions").json(&body).send().await.unwrap();
+        let answer: Value = response.json().await.unwrap();
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+    };
+    assert_eq!(cached("apart", &one).await, 0);
+    assert!(cached("apart", &one).await > 0, "a key goes on from its own prompts");
+    assert_eq!(cached("apart", &two).await, 0, "and not from another's");
+    assert_eq!(cached("shared", &one).await, 0, "deployments share nothing");
+    assert!(cached("shared", &two).await > 0);
+    assert_eq!(cached("shared-too", &two).await, 0, "not even those whose keys share");
+}

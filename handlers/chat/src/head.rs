@@ -87,6 +87,7 @@ pub(crate) fn finish_reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
         Finish::Length | Finish::Cancelled => "length",
+        Finish::ContentFilter => "content_filter",
     }
 }
 

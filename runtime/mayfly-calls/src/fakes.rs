@@ -222,6 +222,8 @@ impl Place {
             models: Default::default(),
             config: Default::default(),
             limits: self.guest.clone(),
+            filter: Default::default(),
+            share_prefixes: false,
         };
         let resolved = Resolved {
             tenant: Tenant { id: tenant, name: "acme".parse().unwrap(), limits: self.tenant.clone(), created_at: 0 },

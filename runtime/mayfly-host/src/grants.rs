@@ -1,10 +1,12 @@
-//! What a revision was granted: models by alias, and configuration.
+//! What a revision was granted: models by alias, and configuration; and its owner's rules for what they generate.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mayfly_inference::{Device, Package};
 use mayfly_types::{ModelId, Name};
+
+use crate::TextFilter;
 
 /// One granted model.
 #[derive(Debug, Clone)]
@@ -21,11 +23,15 @@ pub struct Grant {
     pub all_positions: bool,
 }
 
-/// Everything a revision may reach. Shared by all its calls.
+/// Everything a revision may reach, and what its owner decided about it. Shared by all its calls.
 #[derive(Debug, Clone, Default)]
 pub struct Grants {
     /// By alias.
     pub models: BTreeMap<Name, Grant>,
     /// What `wasi:config` answers.
     pub config: BTreeMap<String, String>,
+    /// What generated text passes before the guest sees it.
+    pub filter: Option<Arc<dyn TextFilter>>,
+    /// Whether all callers of the deployment go on from each other's prompts, not each key from its own only.
+    pub share_prefixes: bool,
 }

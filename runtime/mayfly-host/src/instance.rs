@@ -170,11 +170,10 @@ impl Drop for Instance {
     }
 }
 
-/// Tenants take turns; a prompt is gone on from only within the deployment and key that brought it.
+/// Tenants take turns; whose prompts are gone on from is in `nn/generation`.
 fn asker(invocation: &Invocation) -> Asker {
-    let mut scope = blake3::Hasher::new_derive_key("mayfly prefix reuse: deployment and key");
-    scope.update(&invocation.deployment.to_bytes()).update(&invocation.key.to_bytes());
-    Asker { owner: u128::from_be_bytes(invocation.tenant.to_bytes()), reuse: Some(*scope.finalize().as_bytes()) }
+    let Invocation { tenant, deployment, key, grants, .. } = invocation;
+    Asker::new(*tenant, *deployment, *key, grants.share_prefixes)
 }
 
 fn state(

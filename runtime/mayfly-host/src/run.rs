@@ -37,7 +37,7 @@ pub struct Invocation {
     pub deployment: DeploymentId,
     /// Who owns the deployment: generations of one tenant share its turn.
     pub tenant: TenantId,
-    /// The key of the caller: prompts are reused within one deployment and key.
+    /// The key of the caller: prompts are reused within one deployment and key, unless the grants say that all share.
     pub key: KeyId,
     /// Models and configuration.
     pub grants: Arc<Grants>,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use mayfly_host::{Grant, Grants};
+use mayfly_host::{Grant, Grants, text_filter};
 use mayfly_types::{LevelId, LevelLimits, ModelId, Name};
 use subtle::ConstantTimeEq as _;
 
@@ -192,7 +192,12 @@ impl Directory {
         let gone =
             |what: &str| RecordsError::Failed { detail: format!("deployment {} refers to no {what}", deployment.id) };
         let mut price_names = BTreeMap::new();
-        let mut grants = Grants { config: revision.spec.config.clone(), ..Grants::default() };
+        let filter = text_filter(&revision.spec.filter).map_err(|error| RecordsError::Failed {
+            detail: format!("revision {} of deployment {}: {error}", revision.number, deployment.id),
+        })?;
+        let share_prefixes = revision.spec.share_prefixes;
+        let config = revision.spec.config.clone();
+        let mut grants = Grants { config, filter, share_prefixes, ..Grants::default() };
         for (alias, wanted) in &revision.spec.models {
             let model = records.model(wanted.model).await?.ok_or_else(|| gone("model"))?;
             let price_name = match model.owner {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use mayfly_host::{CompileError, Host};
 use mayfly_inference::ImportPolicy;
-use mayfly_types::{Digest, GuestLimits, Name, ProjectId};
+use mayfly_types::{Digest, FilterSpec, GuestLimits, Name, ProjectId};
 use tokio::sync::OnceCell;
 
 use crate::flights::Flights;
@@ -50,6 +50,8 @@ pub struct DeployRequest {
     pub models: BTreeMap<Name, ModelEntry>,
     pub config: BTreeMap<String, String>,
     pub limits: GuestLimits,
+    pub filter: FilterSpec,
+    pub share_prefixes: bool,
 }
 
 /// A deploy, done.

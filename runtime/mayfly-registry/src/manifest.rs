@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mayfly_types::{GuestLimits, Name};
+use mayfly_types::{FilterSpec, GuestLimits, Name};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,13 @@ pub struct Manifest {
     /// What a call may use.
     #[serde(default)]
     pub limits: GuestLimits,
+    /// What generated text may not say.
+    #[serde(default, skip_serializing_if = "FilterSpec::is_empty")]
+    pub filter: FilterSpec,
+    /// Whether all callers of the deployment go on from each other's prompts. How fast a first token comes then tells a
+    /// caller whether another one has sent the same prompt.
+    #[serde(default)]
+    pub share_prefixes: bool,
     /// How to build it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<Build>,
@@ -116,6 +123,9 @@ impl Manifest {
         let mut problems = Vec::new();
         if let Err(limits) = manifest.limits.validate() {
             problems.extend(limits.iter().map(ToString::to_string));
+        }
+        if let Err(filter) = manifest.filter.validate() {
+            problems.extend(filter.iter().map(ToString::to_string));
         }
         match manifest.handler.strip_prefix("builtin:") {
             Some(name) if name.parse::<Name>().is_err() => {
@@ -152,6 +162,7 @@ mod tests {
         let text = r#"
             name = "embedder"
             handler = "target/handler.wasm"
+            share_prefixes = true
             [models]
             encoder = "minilm"
             ranker = { model = "ranker-v2", device = "cuda", all_positions = true }
@@ -159,11 +170,14 @@ mod tests {
             pooling = "mean"
             [limits]
             guest_cpu_ms_max = 250
+            [filter]
+            block = ["hunter2", "Grüße"]
             [build]
             command = "cargo build"
         "#;
         let manifest = Manifest::parse(text).expect("it is whole");
         assert_eq!(manifest.limits.guest_cpu_ms_max, 250);
+        assert_eq!((manifest.filter.block.len(), manifest.share_prefixes), (2, true));
         assert_eq!(manifest.models["encoder"].table().device, Device::Cpu);
         let ranker = manifest.models["ranker"].table();
         assert_eq!((ranker.model.as_str(), ranker.device, ranker.all_positions), ("ranker-v2", Device::Cuda, true));
@@ -177,14 +191,15 @@ mod tests {
         refused("name = \"A B\"\nhandler = \"h\"\n", &["line 1", "A B"]);
         refused("name = \"a\"\nhandler = \"h\"\n[models]\nm = 3\n", &["line 4", "a model's name or a table"]);
         refused("name = \"a\"\nhandler = \"h\"\n[models]\nm = { model = \"x\", gpu = 1 }\n", &["line 4", "gpu"]);
+        refused("name = \"a\"\nhandler = \"h\"\n[filter]\nblocked = []\n", &["line 4", "blocked"]);
         refused("name = \"a\"\n", &["handler"]);
         refused("name = ", &["line 1"]);
     }
 
     #[test]
     fn values_out_of_range_come_together() {
-        let text = "name = \"a\"\nhandler = \"\"\n[limits]\nmemory_bytes_max = 1\ndeadline_ms_max = 0\n";
-        refused(text, &["memory_bytes_max", "deadline_ms_max", "handler is empty"]);
+        let text = "name = \"a\"\nhandler = \"\"\n[limits]\nmemory_bytes_max = 1\ndeadline_ms_max = 0\n[filter]\nblock = [\"\"]\n";
+        refused(text, &["memory_bytes_max", "deadline_ms_max", "handler is empty", "text 0 of filter.block is empty"]);
         refused(&"#".repeat(MANIFEST_BYTES_MAX + 1), &["longer than"]);
     }
 }

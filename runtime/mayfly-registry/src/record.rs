@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mayfly_inference::{Device, ModelInfo};
 use mayfly_types::{
-    DeploymentId, Digest, GuestLimits, KeyId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId,
+    DeploymentId, Digest, FilterSpec, GuestLimits, KeyId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +154,12 @@ pub struct RevisionSpec {
     pub config: BTreeMap<String, String>,
     /// What a call may use.
     pub limits: GuestLimits,
+    /// What generated text may not say.
+    #[serde(default, skip_serializing_if = "FilterSpec::is_empty")]
+    pub filter: FilterSpec,
+    /// Whether all its callers go on from each other's prompts.
+    #[serde(default)]
+    pub share_prefixes: bool,
 }
 
 /// An immutable version of a deployment.

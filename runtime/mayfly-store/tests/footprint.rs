@@ -32,6 +32,8 @@ async fn ten_thousand_deployments_cost_little() {
         models: Default::default(),
         config: Default::default(),
         limits: GuestLimits::default(),
+        filter: Default::default(),
+        share_prefixes: false,
     };
     let writes = (0..10_000).map(|number| {
         let (records, spec, name) = (records.clone(), spec.clone(), name(&format!("d{number}")));

@@ -6,6 +6,7 @@
 
 mod budget;
 mod digest;
+mod filter;
 mod id;
 mod level;
 mod limits;
@@ -15,6 +16,7 @@ mod name;
 
 pub use budget::{Budget, Hold, HoldId, Refusal, RefusalKind};
 pub use digest::{Digest, DigestError, Digester};
+pub use filter::{BLOCKED_TEXT_BYTES_MAX, BLOCKED_TEXTS_BYTES_MAX, BLOCKED_TEXTS_MAX, FilterSpec, FilterSpecError};
 pub use id::{DeploymentId, IdError, KeyId, ModelId, ProjectId, RequestId, RevisionId, TenantId};
 pub use level::{LevelId, LevelLimitError, LevelLimits, Period, SpendCap};
 pub use limits::{GuestLimits, LimitError};

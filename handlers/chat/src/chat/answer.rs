@@ -288,6 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn a_filtered_answer_says_so() {
+        let source = || Scripted::default().text(0, 0, "Hel").end(0, 0, Finish::ContentFilter);
+        let answer = json(source(), &shape());
+        assert_eq!(answer["choices"][0]["message"]["content"], "Hel");
+        assert_eq!(answer["choices"][0]["finish_reason"], "content_filter");
+        let all = events(source(), &shape());
+        assert_eq!(all[2]["choices"][0]["finish_reason"], "content_filter");
+        assert_eq!(all[3..], ["[DONE]"]);
+        // Calls that came whole are told, but not as if they were the model's last word.
+        let called = Scripted::default().text(0, 0, r#"<tool_call>{"name":"f"}</tool_call> Hm"#);
+        let answer = json(called.end(0, 0, Finish::ContentFilter), &with_tool());
+        assert_eq!(answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "f");
+        assert_eq!(answer["choices"][0]["finish_reason"], "content_filter");
+    }
+
+    #[test]
     fn calls_in_a_whole_answer() {
         let answer = json(call(), &with_tool());
         let choice = &answer["choices"][0];

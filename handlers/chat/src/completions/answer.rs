@@ -182,6 +182,16 @@ mod tests {
     }
 
     #[test]
+    fn a_filtered_choice_says_so() {
+        let source = || Scripted::default().text(0, 0, "a").end(0, 0, Finish::ContentFilter);
+        let all = events(source(), shape(&[""], 1));
+        assert!(all[1].contains(r#""finish_reason":"content_filter""#), "{all:?}");
+        let answer = whole(&mut source(), &Head::fixed(), &shape(&[""], 1)).unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["choices"][0]["finish_reason"], "content_filter");
+    }
+
+    #[test]
     fn an_echo_comes_first() {
         let all = events(Scripted::default().text(0, 0, "b").end(0, 0, Finish::Stop), shape(&["a"], 1));
         assert!(all[0].contains(r#""text":"a""#) && all[1].contains(r#""text":"b""#), "{all:?}");

@@ -46,6 +46,13 @@ impl Answer {
         }
     }
 
+    fn why_incomplete(&self) -> &'static str {
+        match self.finish {
+            Some(Finish::ContentFilter) => "content_filter",
+            _ => "max_output_tokens",
+        }
+    }
+
     fn response(&self, status: &str, output: Vec<Value>, usage: Option<Usage>) -> Value {
         let usage = usage.map(|usage| {
             json!({
@@ -62,7 +69,7 @@ impl Answer {
             "created_at": self.head.created,
             "status": status,
             "error": null,
-            "incomplete_details": (status == "incomplete").then(|| json!({ "reason": "max_output_tokens" })),
+            "incomplete_details": (status == "incomplete").then(|| json!({ "reason": self.why_incomplete() })),
             "model": self.head.model,
             "output": output,
             "parallel_tool_calls": false,
@@ -206,6 +213,12 @@ mod tests {
             (&cut["status"], &cut["incomplete_details"]["reason"]),
             (&json!("incomplete"), &json!("max_output_tokens"))
         );
+        let mut filtered = Scripted::default().text(0, 0, "Hel").end(0, 0, Finish::ContentFilter);
+        let filtered = answer().whole(&mut filtered).unwrap();
+        assert_eq!(
+            (&filtered["status"], &filtered["incomplete_details"]["reason"]),
+            (&json!("incomplete"), &json!("content_filter"))
+        );
     }
 
     #[test]
@@ -248,6 +261,10 @@ mod tests {
     fn a_stream_that_was_cut_is_incomplete() {
         let all = events(Scripted::default().end(0, 0, Finish::Length));
         assert_eq!(all.last().unwrap().0, "response.incomplete");
+        let all = events(Scripted::default().end(0, 0, Finish::ContentFilter));
+        let (kind, data) = all.last().unwrap();
+        assert_eq!(kind, "response.incomplete");
+        assert_eq!(data["response"]["incomplete_details"]["reason"], "content_filter");
     }
 
     #[test]

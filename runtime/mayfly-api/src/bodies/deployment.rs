@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use mayfly_types::{DeploymentId, Digest, GuestLimits, ModelId, Name, RevisionId};
+use mayfly_types::{
+    BLOCKED_TEXT_BYTES_MAX, BLOCKED_TEXTS_MAX, DeploymentId, Digest, FilterSpec, GuestLimits, ModelId, Name, RevisionId,
+};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema};
+use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::Timestamp;
@@ -82,6 +84,25 @@ pub struct NewDeployment {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub limits: GuestLimits,
+    /// What generated text may not say. A choice that would is cut before it and ends with `content_filter`.
+    #[serde(default)]
+    #[schema(schema_with = filter)]
+    pub filter: FilterSpec,
+    /// Whether all callers go on from each other's prompts, which makes first tokens quick and input tokens cached ones
+    /// where their prompts begin alike. It tells a caller whether another one has sent the same beginning, so it is off
+    /// unless asked for; then each key goes on from its own prompts only. Never reaches beyond the deployment.
+    #[serde(default)]
+    pub share_prefixes: bool,
+}
+
+/// The filter's schema; the type belongs to a crate without OpenAPI.
+fn filter() -> RefOr<Schema> {
+    let text =
+        ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(BLOCKED_TEXT_BYTES_MAX));
+    let texts = ArrayBuilder::new().items(text).max_items(Some(BLOCKED_TEXTS_MAX)).description(Some(
+        "Texts that generated text may not have, whatever the case of their letters; 256 bytes each, 16 KiB together",
+    ));
+    ObjectBuilder::new().property("block", texts).into()
 }
 
 /// A deploy, done.
@@ -190,6 +211,13 @@ pub struct Revision {
     /// What a call may use.
     #[schema(value_type = Object)]
     pub limits: GuestLimits,
+    /// What generated text may not say.
+    #[serde(default)]
+    #[schema(schema_with = filter)]
+    pub filter: FilterSpec,
+    /// Whether all callers go on from each other's prompts.
+    #[serde(default)]
+    pub share_prefixes: bool,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

@@ -86,6 +86,8 @@ pub(crate) async fn deploy(
         models: grants(new.models)?,
         config: new.config,
         limits: new.limits,
+        filter: new.filter,
+        share_prefixes: new.share_prefixes,
     };
     let control = gateway.0.parts.control.clone();
     // A task of its own: a deploy that has begun ends, even if whoever asked has left.
@@ -219,6 +221,8 @@ async fn shown_revision(
         models,
         config: revision.spec.config.clone(),
         limits: revision.spec.limits.clone(),
+        filter: revision.spec.filter.clone(),
+        share_prefixes: revision.spec.share_prefixes,
         created_at: Timestamp::from_micros(revision.created_at),
     })
 }
@@ -250,9 +254,11 @@ mod tests {
     fn a_deploys_body() {
         let body = r#"{"handler": {"builtin": "embeddings"},
             "models": {"encoder": "minilm", "other": {"model": "big", "device": "cuda", "all_positions": true}},
-            "config": {"k": "v"}, "limits": {"deadline_ms_max": 1000}}"#;
+            "config": {"k": "v"}, "limits": {"deadline_ms_max": 1000},
+            "filter": {"block": ["hunter2"]}, "share_prefixes": true}"#;
         let new: NewDeployment = serde_json::from_str(body).unwrap();
         assert_eq!(new.limits.deadline_ms_max, 1000);
+        assert_eq!((&*new.filter.block, new.share_prefixes), (&["hunter2".to_owned()][..], true));
         let grants = grants(new.models).unwrap();
         assert_eq!(grants.len(), 2);
         assert!(
@@ -269,6 +275,7 @@ mod tests {
             r#"{"handler": {"builtin": "a", "digest": "b"}}"#,
             r#"{"handler": {"builtin": "a"}, "modles": {}}"#,
             r#"{"handler": {"builtin": "a"}, "limits": {"memory": 1}}"#,
+            r#"{"handler": {"builtin": "a"}, "filter": {"blocked": []}}"#,
             r#"{"handler": {"builtin": "a"}, "models": {"Not A Name": "x"}}"#,
         ] {
             assert!(serde_json::from_str::<NewDeployment>(body).is_err(), "{body}");

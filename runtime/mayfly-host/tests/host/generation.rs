@@ -1,13 +1,14 @@
 //! `mayfly:inference/generation` as a guest sees it, and what it costs. The guest is `tests/fixtures/guests/generate`; the
 //! models are `decoder_genai` and `decoder_optimum` of `tests/fixtures/models`, whose weights are the same.
 
+mod filter;
 mod hostile;
 mod stage;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_types::{KeyId, Meter};
+use mayfly_types::{DeploymentId, KeyId, Meter};
 use serde_json::json;
 
 use self::stage::{Account, Stage, Who, greedy};
@@ -21,6 +22,7 @@ trials!(
     a_prompt_fed_one_by_one_costs_its_length,
     choices_share_the_prompt,
     a_reused_prefix_is_counted_apart,
+    keys_share_prefixes_if_their_deployment_s_owner_wants_it,
     chats_and_texts_are_encoded,
     frames_leave_as_they_come,
     cancelling_half_way,
@@ -32,7 +34,7 @@ trials!(
 );
 
 pub(crate) fn all_trials() -> impl Iterator<Item = libtest_mimic::Trial> {
-    trials().into_iter().chain(hostile::trials())
+    trials().into_iter().chain(filter::trials()).chain(hostile::trials())
 }
 
 const LAYOUTS: [&str; 2] = ["decoder_genai", "decoder_optimum"];
@@ -119,6 +121,25 @@ async fn a_reused_prefix_is_counted_apart() {
     // Another key of the same deployment knows nothing of it.
     let (again, third) = costs(Who { key: KeyId::new(), ..who }).await;
     assert_eq!((again, third.charged()), (tokens, bill(89, 4)));
+}
+
+async fn keys_share_prefixes_if_their_deployment_s_owner_wants_it() {
+    let stage = Stage::genai().await.ruled(|grants| grants.share_prefixes = true);
+    let prompt: Vec<u32> = (1..90).collect();
+    let cached = async |who| {
+        let (answer, account) = (greedy(&prompt, 4), Arc::<Account>::default());
+        let answer = stage.ask_as("/", answer, who, &account).await;
+        let cached = account.charged().iter().find(|(meter, _)| *meter == Meter::CachedInputTokens).map(|(_, n)| *n);
+        (answer["choices"][0]["tokens"].clone(), cached)
+    };
+    let who = Who::new();
+    let (tokens, first) = cached(who).await;
+    assert_eq!(first, None);
+    let (again, second) = cached(Who { key: KeyId::new(), ..who }).await;
+    assert_eq!(again, tokens);
+    assert!(second.is_some_and(|cached| cached > 0), "{second:?}");
+    // Another deployment knows nothing of it, also with the same key and owner.
+    assert_eq!(cached(Who { deployment: DeploymentId::new(), ..who }).await, (tokens, None));
 }
 
 async fn chats_and_texts_are_encoded() {

@@ -25,6 +25,9 @@ pub struct ChunkToken {
     pub id: u32,
     /// Its bytes: not always whole characters. Empty for special tokens.
     pub bytes: Vec<u8>,
+    /// Where its text ends: bytes from the beginning of its choice's text, which ends before it if a stop string took
+    /// that text away. Half a character counts as one byte: its first.
+    pub text_end: usize,
     /// Its natural log probability after penalties and bias, at temperature 1, before any truncation. 0 unless asked
     /// for with [`super::GenerationOptions::logprobs`].
     pub logprob: f32,

@@ -66,6 +66,14 @@ impl Generation {
         self.inbox.touch(&self.shared);
     }
 
+    /// Ends one choice within a step of the engine, unless it is over; its last chunk says [`Finish::Cancelled`]. The
+    /// others go on.
+    pub fn end_choice(&self, choice: u32) {
+        if self.shared.ask_end(choice) {
+            self.inbox.touch(&self.shared);
+        }
+    }
+
     /// What was used so far, also what was not read yet.
     pub fn usage(&self) -> GenerationUsage {
         self.shared.lock().usage
@@ -120,6 +128,8 @@ struct Pending {
 pub(super) struct Asked {
     /// Tokens taken, by choice.
     pub(super) taken: Vec<(u32, u32)>,
+    /// Choices it wants no more of, each once.
+    pub(super) ended: Vec<u32>,
     pub(super) cancel: bool,
 }
 
@@ -171,6 +181,17 @@ impl Shared {
     /// What the reader did since this was asked last.
     pub(super) fn asked(&self) -> Asked {
         std::mem::take(&mut self.lock().asked)
+    }
+
+    /// Its reader wants no more of a choice; false if that changes nothing.
+    fn ask_end(&self, choice: u32) -> bool {
+        let mut state = self.lock();
+        let runs = state.choices.get(choice as usize).is_some_and(|pending| !pending.over);
+        let news = runs && !state.asked.ended.contains(&choice);
+        if news {
+            state.asked.ended.push(choice);
+        }
+        news
     }
 
     /// The prompt begins to run; so much of it is reused.

@@ -29,13 +29,22 @@ pub(crate) struct TextStream {
     stops: Stops,
     /// Ready text that was not given out, as it may be the beginning of a stop string.
     held: String,
+    /// Bytes of all text that was ready.
+    ready: usize,
     stopped: bool,
 }
 
 impl TextStream {
     /// `stops` has passed [`super::option::check_stops`].
     pub(crate) fn new(table: Arc<TokenTable>, stops: &[String]) -> Self {
-        Self { table, characters: Characters::default(), stops: Stops::new(stops), held: String::new(), stopped: false }
+        Self {
+            table,
+            characters: Characters::default(),
+            stops: Stops::new(stops),
+            held: String::new(),
+            ready: 0,
+            stopped: false,
+        }
     }
 
     /// Takes the next token; gives the text that is ready now. After a stop string nothing more comes: see
@@ -46,7 +55,14 @@ impl TextStream {
         }
         let seen = self.held.len();
         self.characters.push(self.table.text(token), &mut self.held);
+        self.ready += self.held.len() - seen;
         self.release(seen)
+    }
+
+    /// Bytes of the text that all tokens so far make, a stop string included; half a character at its end counts as one
+    /// byte.
+    pub(crate) fn reach(&self) -> usize {
+        self.ready + usize::from(self.characters.is_within_one())
     }
 
     /// Whether a stop string came. It, and what followed it, is in no text.

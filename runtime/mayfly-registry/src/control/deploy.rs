@@ -34,8 +34,9 @@ impl Control {
         }
         let (handler, pin) = self.store(&project, request.handler).await?;
         let digest = handler.digest;
-        let spec = RevisionSpec { handler, models, config: request.config, limits: request.limits };
-        let done = self.record(&project, &request.name, &spec).await;
+        let DeployRequest { name, config, limits, filter, share_prefixes, .. } = request;
+        let spec = RevisionSpec { handler, models, config, limits, filter, share_prefixes };
+        let done = self.record(&project, &name, &spec).await;
         drop(pin);
         if done.is_err() {
             self.collect(digest).await;
@@ -218,6 +219,9 @@ fn check(request: &DeployRequest) -> Vec<String> {
     let mut problems = Vec::new();
     if let Err(limits) = request.limits.validate() {
         problems.extend(limits.iter().map(ToString::to_string));
+    }
+    if let Err(filter) = request.filter.validate() {
+        problems.extend(filter.iter().map(ToString::to_string));
     }
     if request.models.len() > MODELS_MAX {
         problems.push(format!("{} models are granted; there may be {MODELS_MAX}", request.models.len()));

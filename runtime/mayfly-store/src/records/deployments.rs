@@ -66,11 +66,13 @@ pub(super) fn deploy(
     };
     add_revision(connection, &revision)?;
     make_active(connection, deployment.id, revision.id, at)?;
-    // Neither values nor names of the configuration: there may be secrets in it.
+    // Neither values nor names of the configuration, nor what is blocked: there may be secrets in it.
     let details = json!({
         "revision": revision.number,
         "handler": spec.handler.digest,
         "models": spec.models.keys().collect::<Vec<_>>(),
+        "blocked_texts": spec.filter.block.len(),
+        "share_prefixes": spec.share_prefixes,
     });
     let target = |project: &str| format!("{project}/{name}");
     enter_for_project(connection, by, project, "deployment.deploy", target, details)?;

@@ -109,6 +109,8 @@ async fn every_method_that_changes_something_leaves_a_row() {
         models: Default::default(),
         config: [("password".to_owned(), secret.to_owned())].into(),
         limits: GuestLimits::default(),
+        filter: FilterSpec { block: vec![secret.to_owned()] },
+        share_prefixes: false,
     };
     let (d, first, second) = (name("d"), spec("hunter2"), spec("hunter3"));
     let deploy = records.deploy(project.id, &d, &first, 7);

@@ -55,6 +55,8 @@ fn spec(handler: &[u8], models: &[&Model]) -> RevisionSpec {
         models: models.iter().map(|model| (model.name.clone(), grant(model))).collect(),
         config: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
         limits: GuestLimits::default(),
+        filter: FilterSpec { block: vec!["word".to_owned()] },
+        share_prefixes: true,
     }
 }
 

@@ -157,6 +157,8 @@ pub(crate) fn request(project: &Project, text: &str, handler: HandlerSource) -> 
         models: BTreeMap::new(),
         config: BTreeMap::new(),
         limits: GuestLimits::default(),
+        filter: Default::default(),
+        share_prefixes: false,
     }
 }
 

@@ -148,6 +148,13 @@ pub(super) struct Deploy {
     /// A limit, for example deadline_ms_max=5000. Repeatable.
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     pub(super) limits: Vec<String>,
+    /// A text that generated text may not have: it is cut before it, whatever the case of its letters. Repeatable.
+    #[arg(long = "block", value_name = "TEXT")]
+    pub(super) block: Vec<String>,
+    /// Let callers go on from each other's prompts. Off by default: how fast an answer begins then tells whether another
+    /// caller has sent the same prompt.
+    #[arg(long)]
+    pub(super) share_prefixes: bool,
     /// Do not run the manifest's build command.
     #[arg(long)]
     pub(super) no_build: bool,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use mayfly_api::{Deployed, HandlerSource, ModelEntry, ModelTable, NewDeployment};
 use mayfly_client::Progress;
 use mayfly_registry::Manifest;
-use mayfly_types::{GuestLimits, Name};
+use mayfly_types::{FilterSpec, GuestLimits, Name};
 
 use super::Session;
 use super::args::Deploy;
@@ -22,6 +22,8 @@ struct Plan {
     models: BTreeMap<Name, ModelEntry>,
     config: BTreeMap<String, String>,
     limits: GuestLimits,
+    filter: FilterSpec,
+    share_prefixes: bool,
 }
 
 enum Handler {
@@ -39,13 +41,16 @@ pub(super) async fn run(session: &Session, args: Deploy) -> anyhow::Result<()> {
         plan.config.insert(key.to_owned(), value.to_owned());
     }
     plan.limits = with_limits(&plan.limits, &args.limits)?;
+    plan.filter.block.extend(args.block);
+    plan.share_prefixes |= args.share_prefixes;
 
     let handler = match &plan.handler {
         Handler::Builtin(name) => HandlerSource::Builtin(name.clone()),
         Handler::File(file) => upload(session, file).await?,
     };
-    let request = NewDeployment { handler, models: plan.models, config: plan.config, limits: plan.limits };
-    let deployed = session.client.deploy(session.project(), plan.name.as_str(), &request).await?;
+    let Plan { name, models, config, limits, filter, share_prefixes, .. } = plan;
+    let request = NewDeployment { handler, models, config, limits, filter, share_prefixes };
+    let deployed = session.client.deploy(session.project(), name.as_str(), &request).await?;
     session.print(&deployed, describe)
 }
 
@@ -61,6 +66,8 @@ fn plan(args: &Deploy) -> anyhow::Result<Plan> {
             models: BTreeMap::new(),
             config: BTreeMap::new(),
             limits: GuestLimits::default(),
+            filter: FilterSpec::default(),
+            share_prefixes: false,
         });
     }
     let source = Path::new(&args.source);
@@ -83,6 +90,8 @@ fn plan(args: &Deploy) -> anyhow::Result<Plan> {
         models: BTreeMap::new(),
         config: BTreeMap::new(),
         limits: GuestLimits::default(),
+        filter: FilterSpec::default(),
+        share_prefixes: false,
     })
 }
 
@@ -111,6 +120,8 @@ fn from_folder(args: &Deploy, folder: &Path) -> anyhow::Result<Plan> {
         models,
         config: manifest.config,
         limits: manifest.limits,
+        filter: manifest.filter,
+        share_prefixes: manifest.share_prefixes,
     })
 }
 

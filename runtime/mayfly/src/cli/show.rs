@@ -68,6 +68,12 @@ fn describe(deployment: &Deployment) -> String {
         for (key, value) in &revision.config {
             text.push_str(&format!("config     {key} = {value}\n"));
         }
+        for blocked in &revision.filter.block {
+            text.push_str(&format!("blocked    {blocked:?}\n"));
+        }
+        if revision.share_prefixes {
+            text.push_str("prefixes   shared by all callers\n");
+        }
         if let Ok(serde_json::Value::Object(limits)) = serde_json::to_value(&revision.limits) {
             for (limit, value) in limits {
                 text.push_str(&format!("limit      {limit} = {value}\n"));

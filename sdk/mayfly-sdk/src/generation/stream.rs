@@ -31,6 +31,8 @@ pub enum Finish {
     Length,
     /// By [`Stream::cancel`].
     Cancelled,
+    /// The deployment's filter cut the text: `[filter]` in its `mayfly.toml`.
+    ContentFilter,
 }
 
 /// One of the likeliest tokens at a place.
@@ -64,7 +66,8 @@ pub struct Chunk {
     pub choice: u32,
     /// Whole characters, never a part of a stop text. May be empty.
     pub text: String,
-    /// The tokens accepted since the last chunk of this choice.
+    /// The tokens accepted since the last chunk of this choice; where the deployment has a filter, those whose text has
+    /// come.
     pub tokens: Vec<Token>,
     /// Set on the last chunk of a choice.
     pub finish: Option<Finish>,
@@ -138,6 +141,7 @@ impl From<wit::Chunk> for Chunk {
                 wit::FinishReason::Stop => Finish::Stop,
                 wit::FinishReason::Length => Finish::Length,
                 wit::FinishReason::Cancelled => Finish::Cancelled,
+                wit::FinishReason::ContentFilter => Finish::ContentFilter,
             }),
             usage: chunk.usage.into(),
         }

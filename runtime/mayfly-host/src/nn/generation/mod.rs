@@ -1,12 +1,15 @@
 //! `mayfly:inference/generation`: text from decoder models, token by token, for as long as the guest wants it.
 //!
 //! This side turns a prompt into tokens (`prompt.rs`), the guest's options into what the engine takes (`options.rs`),
-//! holds what a generation may cost before it starts and charges what it does (`account.rs`), and gives the guest a
-//! handle that ends the work when it goes (`stream.rs`). Scheduling, sampling and counting belong to `mayfly-inference`.
+//! holds what a generation may cost before it starts and charges what it does (`account.rs`), gives the guest a handle that
+//! ends the work when it goes (`stream.rs`), and keeps from it what the deployment's filter does not let pass
+//! (`filtered.rs`). Scheduling, sampling and counting belong to `mayfly-inference`.
 
 mod account;
+mod asker;
 mod bindings;
 mod errors;
+mod filtered;
 mod options;
 mod prompt;
 mod start;
@@ -15,18 +18,10 @@ mod stream;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi_io::poll::DynPollable;
 
+pub(crate) use self::asker::Asker;
 use self::bindings::{Chunk, Error, Host, HostStreamMethods, Options, Prompt, Usage};
 use self::stream::HostStream;
 use super::{Interfaces, NnView, View};
-
-/// Who asks for a generation, as far as the engine needs to know.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Asker {
-    /// Whose tokens are counted together where several want to be served.
-    pub(crate) owner: u128,
-    /// Whose earlier prompts may be gone on from.
-    pub(crate) reuse: Option<[u8; 32]>,
-}
 
 /// Links the interface.
 pub(super) fn link<T: Send + 'static>(linker: &mut Linker<T>, view: View<T>) -> wasmtime::Result<()> {

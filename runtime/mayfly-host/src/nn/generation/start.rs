@@ -9,6 +9,7 @@ use mayfly_inference::{DecoderInfo, GenerationRequest};
 use super::account::{HeldAccount, most};
 use super::bindings::{Error, Options, Prompt};
 use super::errors::invalid;
+use super::filtered::Filtered;
 use super::options;
 use super::stream::HostStream;
 use crate::Grant;
@@ -53,7 +54,8 @@ impl NnState {
             self.clock.add(|timings| *timings.model_load.get_or_insert_default() += began.elapsed());
         }
         let generation = self.timed(started?)?;
-        Ok(HostStream::new(generation, self.cancel.clone(), self.deadline, place))
+        let filtered = self.grants.filter.as_deref().map(|filter| Filtered::new(filter, choices));
+        Ok(HostStream::new(generation, filtered, self.cancel.clone(), self.deadline, place))
     }
 
     /// How many tokens `prompt` has.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime_wasi_io::poll::Pollable;
 
 use super::bindings::{Chunk, Error, FinishReason, Token, TopToken, Usage};
+use super::filtered::{Filtered, Passed};
 use crate::nn::NnState;
 
 /// The resource `stream`. Dropping it ends the work within a step.
@@ -17,6 +18,8 @@ use crate::nn::NnState;
 #[expect(unreachable_pub, reason = "the generated code re-exports it")]
 pub struct HostStream {
     generation: Generation,
+    /// What its chunks pass, if the deployment has a filter.
+    filtered: Option<Filtered>,
     cancel: CancellationToken,
     deadline: Instant,
     /// Counted as open until it goes.
@@ -24,8 +27,24 @@ pub struct HostStream {
 }
 
 impl HostStream {
-    pub(super) fn new(generation: Generation, cancel: CancellationToken, deadline: Instant, place: Arc<()>) -> Self {
-        Self { generation, cancel, deadline, _place: place }
+    pub(super) fn new(
+        generation: Generation,
+        filtered: Option<Filtered>,
+        cancel: CancellationToken,
+        deadline: Instant,
+        place: Arc<()>,
+    ) -> Self {
+        Self { generation, filtered, cancel, deadline, _place: place }
+    }
+
+    /// The engine's chunk as the guest may see it. A choice that the filter ends is ended at the engine, too.
+    fn shown(&mut self, chunk: HostChunk) -> Chunk {
+        let Some(filtered) = &mut self.filtered else { return shown(chunk, false) };
+        let Passed { chunk, is_cut } = filtered.pass(chunk);
+        if is_cut && chunk.finish.is_none() {
+            self.generation.end_choice(chunk.choice);
+        }
+        shown(chunk, is_cut)
     }
 
     pub(super) fn cancel(&self) {
@@ -51,14 +70,14 @@ impl Pollable for HostStream {
 }
 
 impl NnState {
-    /// The next chunk of `stream`. A filter of what a guest may see has its place here, behind the engine's count.
+    /// The next chunk of `stream`, as far as the deployment's filter lets it pass. The engine has counted it before.
     pub(super) async fn next_chunk(&self, stream: &mut HostStream) -> Result<Option<Chunk>, Error> {
         self.open()?;
         let began = Instant::now();
         let next = self.within_call(stream.generation.next()).await;
         // The time a guest waits for its model, whatever the engine does for others meanwhile.
         self.clock.add(|timings| timings.inference += began.elapsed());
-        Ok(self.timed(next?)?.map(chunk))
+        Ok(self.timed(next?)?.map(|chunk| stream.shown(chunk)))
     }
 
     /// Remembers that a generation ended because its time was up: what its handler answers then is the deadline's doing.
@@ -75,9 +94,9 @@ fn usage(usage: GenerationUsage) -> Usage {
     Usage { prompt_tokens, cached_tokens, completion_tokens }
 }
 
-fn chunk(chunk: HostChunk) -> Chunk {
+fn shown(chunk: HostChunk, is_cut: bool) -> Chunk {
     let top = |HostTopToken { id, bytes, logprob }| TopToken { id, bytes, logprob };
-    let token = |ChunkToken { id, bytes, logprob, top: likeliest }| Token {
+    let token = |ChunkToken { id, bytes, logprob, top: likeliest, .. }| Token {
         id,
         bytes,
         logprob,
@@ -88,6 +107,7 @@ fn chunk(chunk: HostChunk) -> Chunk {
         text: chunk.text,
         tokens: chunk.tokens.into_iter().map(token).collect(),
         finish: chunk.finish.map(|finish| match finish {
+            _ if is_cut => FinishReason::ContentFilter,
             Finish::Stop => FinishReason::Stop,
             Finish::Length => FinishReason::Length,
             Finish::Cancelled => FinishReason::Cancelled,

@@ -206,6 +206,7 @@ impl Request {
             grants: Grants {
                 models: BTreeMap::from([("m".parse().unwrap(), grant)]),
                 config: BTreeMap::from([("x".to_owned(), "a value".to_owned())]),
+                ..Grants::default()
             },
             _folder: folder,
         }

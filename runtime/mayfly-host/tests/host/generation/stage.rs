@@ -148,12 +148,18 @@ impl Stage {
             ("model".parse().unwrap(), grant(model, "tiny")),
             ("rows".parse().unwrap(), grant("rows.onnx", "rows")),
         ]);
-        let grants = Arc::new(Grants { models, config: BTreeMap::new() });
+        let grants = Arc::new(Grants { models, ..Grants::default() });
         Self { scene, digest, grants }
     }
 
     pub(super) async fn genai() -> Self {
         Self::with("decoder_genai").await
+    }
+
+    /// The same with what its owner decided.
+    pub(super) fn ruled(mut self, rules: impl FnOnce(&mut Grants)) -> Self {
+        rules(Arc::make_mut(&mut self.grants));
+        self
     }
 
     pub(super) async fn invocation(&self, path: &str, plan: &Value, who: Who, account: &Arc<Account>) -> Invocation {

@@ -118,6 +118,7 @@ impl Sequence {
             }
             ready = text.push(token);
         }
+        let text_end = text.reach();
         let complete = ends || text.stopped() || matcher.as_ref().is_some_and(|matcher| matcher.is_over());
         let finish = match () {
             () if complete => Some(Finish::Stop),
@@ -129,7 +130,7 @@ impl Sequence {
         }
         let table = &self.live.table;
         let top = top.into_iter().map(|(id, logprob)| TopToken { id, bytes: table.text(id).to_vec(), logprob });
-        let token = ChunkToken { id: token, bytes: table.text(token).to_vec(), logprob, top: top.collect() };
+        let token = ChunkToken { id: token, bytes: table.text(token).to_vec(), text_end, logprob, top: top.collect() };
         let accepted = Accepted { token: token.id, over: finish.is_some() };
         self.live.shared.push(self.number, ready, token, finish);
         Ok(accepted)

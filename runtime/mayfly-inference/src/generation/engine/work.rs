@@ -132,6 +132,11 @@ impl Worker {
         for (choice, tokens) in asked.taken {
             self.scheduler.read(now, SequenceId(shared.first + u64::from(choice)), tokens);
         }
+        for id in asked.ended.into_iter().map(|choice| SequenceId(shared.first + u64::from(choice))) {
+            if self.sequences.contains_key(&id) {
+                self.scheduler.leave(now, id);
+            }
+        }
         if asked.cancel
             && let Some(live) = self.live.get(&shared.first).cloned()
         {

@@ -99,6 +99,35 @@ async fn cancelled_in_the_middle_it_ends_with_what_there_is() {
 }
 
 #[tokio::test]
+async fn one_choice_ends_and_the_others_go_on() {
+    for layout in LAYOUTS {
+        let host = Host::new(layout, Config::default());
+        let account = Arc::new(Account::default());
+        let request = GenerationRequest { account: Arc::<Account>::clone(&account), choices: 3, ..greedy(&HELLO, 60) };
+        let mut generation = host.start(request).await.unwrap();
+        let first = generation.next().await.unwrap().unwrap();
+        generation.end_choice(first.choice);
+        generation.end_choice(first.choice);
+        // Nobody's.
+        generation.end_choice(3);
+        let made = whole(&mut generation).await.unwrap();
+        for (number, choice) in (0..).zip(&made) {
+            if number == first.choice {
+                assert_eq!(choice.finish, Some(Finish::Cancelled), "{layout}");
+                assert!(first.tokens.len() + choice.ids.len() <= 33, "{layout}: {choice:?}");
+            } else {
+                assert_eq!((choice.finish, choice.ids.len()), (Some(Finish::Length), 60), "{layout}: choice {number}");
+            }
+        }
+        let read = first.tokens.len() + made.iter().map(|choice| choice.ids.len()).sum::<usize>();
+        assert_eq!((generation.usage().completion_tokens, u64::from(account.outputs())), (read as u64, read as u64));
+        // It is over: nothing is left to end.
+        generation.end_choice(first.choice);
+        host.until("nobody is left", |load| load.active + load.waiting == 0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_call_stops() {
     let host = Host::new("decoder_genai", Config::default());
     let cancel = CancellationToken::new();

@@ -116,6 +116,7 @@ fn half_a_character_is_never_given_however_it_is_cut() {
                 Err(error) => std::str::from_utf8(&fed[..error.valid_up_to()]).unwrap(),
             };
             assert_eq!(given, whole, "whole characters come at once, others wait");
+            assert_eq!(stream.reach(), whole.len() + usize::from(fed.len() > whole.len()));
         }
         assert_eq!((given.as_str(), stream.finish().as_str()), (text, ""));
     }

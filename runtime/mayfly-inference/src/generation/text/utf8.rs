@@ -34,6 +34,11 @@ impl Characters {
         self.pending.drain(..done);
     }
 
+    /// Whether the last character is unfinished.
+    pub(super) fn is_within_one(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Nothing more comes: an unfinished character becomes U+FFFD.
     pub(super) fn finish(&mut self, into: &mut String) {
         into.push_str(&String::from_utf8_lossy(&self.pending));
