@@ -8,12 +8,12 @@ use std::{fmt, io};
 use mayfly_types::Digest;
 use wasmtime::Engine;
 
-use crate::background::{Background, Next};
 use crate::code::Mapped;
 use crate::config::Places;
 use crate::instance::Counts;
 use crate::pool::Machine;
 use crate::stored::Stored;
+use crate::ticker::Ticker;
 use crate::{
     Code, CodeError, CodeStats, CompileError, ComponentInfo, Config, KeyValue, StartError, compile, linker, pool,
     settings,
@@ -30,7 +30,7 @@ pub(crate) struct Inner {
     pub(crate) instances_max: u32,
     pub(crate) counts: Arc<Counts>,
     /// Advances the epoch while instances are alive.
-    pub(crate) ticker: Background,
+    pub(crate) ticker: Ticker,
     pub(crate) stored: Arc<Stored>,
     pub(crate) mapped: Mapped,
     pub(crate) child: PathBuf,
@@ -63,7 +63,7 @@ impl Host {
         let places = Places { code: code_folder, child };
         let stored = Arc::new(Stored::open(&places.code, settings::compatibility(&engine))?);
         let counts = Arc::new(Counts::default());
-        let ticker = ticker(&engine, &counts, Duration::from_millis(config.epoch_tick_ms.max(1)))?;
+        let ticker = Ticker::start(&engine, &counts, Duration::from_millis(config.epoch_tick_ms.max(1)))?;
         let mapped = Mapped::start(&config, engine.clone(), linker, Arc::clone(&stored))?;
         let child = places.child;
         let inner = Inner { config, engine, instances_max, counts, ticker, stored, mapped, child, key_values };
@@ -142,18 +142,6 @@ impl Host {
     pub fn instances_max(&self) -> u32 {
         self.0.instances_max
     }
-}
-
-/// A thread of its own: guests must yield also when every async thread is taken by one. Sleeps while none is alive.
-fn ticker(engine: &Engine, counts: &Arc<Counts>, tick: Duration) -> std::io::Result<Background> {
-    let (engine, counts) = (engine.clone(), Arc::clone(counts));
-    Background::start("mayfly-epoch", move || {
-        if counts.alive() == 0 {
-            return Next::WhenWoken;
-        }
-        engine.increment_epoch();
-        Next::After(tick)
-    })
 }
 
 impl fmt::Debug for Inner {

@@ -36,7 +36,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// Instances alive now.
     pub(crate) fn alive(&self) -> u32 {
-        self.alive.load(Ordering::Relaxed)
+        self.alive.load(Ordering::SeqCst)
     }
 
     /// Instances since the start.
@@ -44,12 +44,20 @@ impl Counts {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// One more, if that is within `limit`; true if it is the only one.
-    fn enter(&self, limit: u32) -> Option<bool> {
+    /// One more, if that is within `limit`.
+    pub(crate) fn enter(&self, limit: u32) -> bool {
         let more = |alive: u32| (alive < limit).then(|| alive + 1);
-        let before = self.alive.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        self.total.fetch_add(1, Ordering::Relaxed);
-        Some(before == 0)
+        // In one order with the ticker's going to sleep.
+        let entered = self.alive.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok();
+        if entered {
+            self.total.fetch_add(1, Ordering::Relaxed);
+        }
+        entered
+    }
+
+    /// One less.
+    pub(crate) fn leave(&self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -59,7 +67,7 @@ struct Place(Arc<Inner>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.counts.alive.fetch_sub(1, Ordering::AcqRel);
+        self.0.counts.leave();
     }
 }
 
@@ -114,11 +122,11 @@ impl Instance {
         clock: &Clock,
     ) -> Result<(Self, oneshot::Receiver<RunEnd>), HostError> {
         let limit = inner.instances_max;
-        let first = inner.counts.enter(limit).ok_or(HostError::Busy { limit })?;
-        let place = Place(Arc::clone(inner));
-        if first {
-            inner.ticker.wake();
+        if !inner.counts.enter(limit) {
+            return Err(HostError::Busy { limit });
         }
+        let place = Place(Arc::clone(inner));
+        inner.ticker.ensure();
         let meter = Arc::new(CpuMeter::default());
         let mut store = Store::new(&inner.engine, state(inner, inference, invocation, call, clock, &meter));
         store.limiter(|state| &mut state.limiter);

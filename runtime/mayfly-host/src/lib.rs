@@ -31,6 +31,7 @@ mod run;
 mod settings;
 mod state;
 mod stored;
+mod ticker;
 mod worlds;
 
 pub use code::{Code, CodeStats};
