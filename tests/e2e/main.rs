@@ -32,5 +32,6 @@ mod options;
 mod read_only;
 mod regressions;
 mod routing;
+mod top;
 mod upload;
 mod zero;

@@ -2,6 +2,7 @@
 //!
 //! One file per noun; every request body refuses unknown keys, so that a typing error is never a silent default.
 
+mod activity;
 mod audit;
 mod call;
 mod credit;
@@ -18,6 +19,7 @@ mod tenant;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use activity::DeploymentActivity;
 pub use audit::AuditEntry;
 pub use call::{CallDetail, CallLine, DryRun, DryRunLine, LogLine, Usage, UsageGroup};
 pub use credit::{Credit, CreditGrant, NewCredit};

@@ -12,7 +12,7 @@ use http_body_util::BodyExt as _;
 use mayfly_host::{Code, CodeError, Host, Invocation, Timings};
 use mayfly_inference::Inference;
 use mayfly_ledger::{Journal, Leases, Outcome, PriceBook};
-use mayfly_types::{Digest, LevelId, RequestId};
+use mayfly_types::{Digest, LevelId};
 use tokio::sync::{Semaphore, oneshot};
 use tracing::Instrument as _;
 
@@ -23,11 +23,11 @@ use crate::deliver::{Head, deliver, fail_host, fail_stopped, refuse};
 use crate::entrance::{Away, Entrance, Entry};
 use crate::failure::Failure;
 use crate::housekeeping::{self, House};
-use crate::open::{OpenCall, mark_id};
+use crate::open::{OpenCall, mark_id, now};
 use crate::opener::Opener;
 use crate::standing::mark_standing;
 use crate::timing::Before;
-use crate::{Body, Config, Context, DeploymentStatus, LogBook, NodeStatus, Tier, dry_run, replay, telemetry};
+use crate::{Activity, Body, Config, Context, DeploymentStatus, LogBook, NodeStatus, Tier, dry_run, replay, telemetry};
 
 /// What calls stand on.
 #[derive(Debug)]
@@ -117,12 +117,12 @@ impl Calls {
         let limit = context.resolved.limits.request_body_bytes_max;
         if request.body().size_hint().lower() > limit {
             let failure = Box::new(Failure::too_large(limit, None));
-            return self.turn_away(id, context.received, &Away { failure, standing: None });
+            return self.turn_away(&context, &Away { failure, standing: None });
         }
         let wakes = || self.wakes(&context);
         let (entry, request) = match self.0.entrance.enter(&context, request, wakes).await {
             Ok(entered) => entered,
-            Err(away) => return self.turn_away(id, context.received, &away),
+            Err(away) => return self.turn_away(&context, &away),
         };
         let span = telemetry::span(&context);
         let (head, mut answer) = oneshot::channel();
@@ -141,16 +141,18 @@ impl Calls {
         })
     }
 
-    fn turn_away(&self, id: RequestId, received: Instant, away: &Away) -> Response<Body> {
-        self.0.opener.counters.turned_away();
+    fn turn_away(&self, context: &Context, away: &Away) -> Response<Body> {
+        let counters = &self.0.opener.counters;
+        counters.turned_away();
+        counters.activities.turned_away(&context.resolved, now());
         away.failure.log();
         let mut response = away.failure.response(&Bill::default()).map(full);
         if let Some(standing) = &away.standing {
             mark_standing(response.headers_mut(), standing);
         }
-        let timing = Before::waiting(received).server_timing(&Timings::default());
+        let timing = Before::waiting(context.received).server_timing(&Timings::default());
         response.headers_mut().insert("server-timing", timing);
-        mark_id(response.headers_mut(), id);
+        mark_id(response.headers_mut(), context.request_id);
         response
     }
 
@@ -287,11 +289,17 @@ impl Calls {
         let calls = self.open_at(LevelId::Deployment(resolved.deployment.id));
         let code_mapped = self.0.host.stats().mapped.contains(&resolved.revision.spec.handler.digest);
         let resident = self.0.inference.residency().models;
-        let is_loaded = |grant: &mayfly_host::Grant| {
-            resident.iter().any(|model| model.digest == grant.package.digest() && model.device == grant.device)
+        let granted: Vec<_> = resolved.grants.models.iter().collect();
+        let of = |grant: &mayfly_host::Grant| {
+            resident.iter().find(|model| model.digest == grant.package.digest() && model.device == grant.device)
         };
         let models_loaded: Vec<(String, bool)> =
-            resolved.grants.models.iter().map(|(alias, grant)| (alias.to_string(), is_loaded(grant))).collect();
+            granted.iter().map(|(alias, grant)| (alias.to_string(), of(grant).is_some())).collect();
+        // Two aliases of one model have one session.
+        let is_granted = |model: &&mayfly_inference::Resident| {
+            granted.iter().any(|(_, grant)| model.digest == grant.package.digest() && model.device == grant.device)
+        };
+        let model_bytes = resident.iter().filter(is_granted).map(|model| model.bytes).sum();
         let tier = if calls > 0 {
             Tier::Active
         } else if models_loaded.iter().any(|(_, loaded)| *loaded) {
@@ -301,7 +309,12 @@ impl Calls {
         } else {
             Tier::Zero
         };
-        DeploymentStatus { tier, calls, code_mapped, models_loaded }
+        DeploymentStatus { tier, calls, code_mapped, models_loaded, model_bytes }
+    }
+
+    /// What the deployments that were called lately have done on this node, in no order; at most 1,000.
+    pub fn activity(&self) -> Vec<Activity> {
+        self.0.opener.counters.activities.all(now())
     }
 
     /// Counters and gauges of this node, for `/metrics`.

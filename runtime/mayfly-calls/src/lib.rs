@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod activity;
 mod admission;
 mod attended;
 mod bill;
@@ -33,6 +34,7 @@ mod status;
 mod telemetry;
 mod timing;
 
+pub use activity::Activity;
 pub use body::Body;
 pub use call::{CallParts, Calls, Recompile};
 pub use config::Config;

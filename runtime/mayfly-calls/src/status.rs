@@ -7,6 +7,7 @@ use mayfly_ledger::{Outcome, Row};
 use mayfly_types::Meter;
 use serde::{Deserialize, Serialize};
 
+use crate::activity::Activities;
 use crate::timing::Cold;
 
 /// How warm a deployment is. Each tier has its own clock.
@@ -34,6 +35,8 @@ pub struct DeploymentStatus {
     pub code_mapped: bool,
     /// Its models by alias: loaded or not.
     pub models_loaded: Vec<(String, bool)>,
+    /// Resident bytes that loading them added, as measured. Others that were granted the same model share them.
+    pub model_bytes: u64,
 }
 
 /// Figures of the node since its start.
@@ -70,6 +73,8 @@ pub(crate) struct Counters {
     usage: [AtomicU64; Meter::ALL.len()],
     buckets: [AtomicU64; BOUNDS.len() + 1],
     micros: AtomicU64,
+    /// The same by deployment, for those used last.
+    pub(crate) activities: Activities,
 }
 
 impl Counters {
@@ -84,6 +89,7 @@ impl Counters {
         for line in &row.lines {
             count(&Meter::ALL, &self.usage, &line.meter, u64::try_from(line.quantity).unwrap_or(0));
         }
+        self.activities.ended(row);
         let seconds = took.as_secs_f64();
         let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);

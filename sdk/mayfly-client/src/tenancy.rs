@@ -1,6 +1,8 @@
 //! Tenants, projects, keys and the node.
 
-use mayfly_api::{CreatedKey, DeploymentKeys, Key, NewKey, NewProject, NewTenant, Node, Project, Slot, Tenant};
+use mayfly_api::{
+    CreatedKey, DeploymentActivity, DeploymentKeys, Key, NewKey, NewProject, NewTenant, Node, Project, Slot, Tenant,
+};
 use mayfly_types::{KeyId, Name};
 
 use crate::{Client, Error};
@@ -106,6 +108,14 @@ impl Client {
     /// [`Error`].
     pub async fn node(&self) -> Result<Node, Error> {
         self.get(&["api", "v1", "node"]).await
+    }
+
+    /// The deployments within the key's reach that are warm on the node or were called lately, by project and name.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn activity(&self) -> Result<Vec<DeploymentActivity>, Error> {
+        self.list(&["api", "v1", "activity"]).await
     }
 
     /// Whether the node takes calls.

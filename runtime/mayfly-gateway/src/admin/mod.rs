@@ -3,6 +3,7 @@
 //! Every route is registered together with its description (`routes!`), so none can be missing from the document.
 //! Everything below `/api` passes one authentication before any handler runs.
 
+mod activity;
 mod artifacts;
 mod audit;
 mod caller;
@@ -133,6 +134,7 @@ fn described() -> (OpenApiRouter<Gateway>, OpenApiRouter<Gateway>) {
         .routes(routes!(credit::show_deployment, credit::grant_deployment))
         .routes(routes!(credit::show_key, credit::grant_key))
         .routes(routes!(ledger::verify))
+        .routes(routes!(activity::list))
         .routes(routes!(node::show));
     let open = OpenApiRouter::new()
         .routes(routes!(ops::healthz))

@@ -56,6 +56,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("get", "/api/v1/keys/{id}/credit"),
     ("post", "/api/v1/keys/{id}/credit"),
     ("post", "/api/v1/ledger/verify"),
+    ("get", "/api/v1/activity"),
     ("get", "/api/v1/node"),
     ("get", "/healthz"),
     ("get", "/readyz"),

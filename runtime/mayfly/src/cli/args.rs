@@ -45,6 +45,8 @@ pub(super) enum Command {
         /// The deployment.
         name: Name,
     },
+    /// Watch the deployments of the key's reach: load, tier, memory, tokens; the busiest first.
+    Top(Top),
     /// Print what a handler wrote to stdout and stderr.
     Logs {
         /// The deployment.
@@ -129,6 +131,19 @@ pub(super) struct Serve {
     /// Print every setting with its default and a comment, and stop.
     #[arg(long)]
     pub(super) print_config: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Top {
+    /// Seconds between two looks.
+    #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(super) interval: u32,
+    /// Look once and stop; rates need two looks.
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Deployments that are shown, at most.
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
+    pub(super) count: usize,
 }
 
 #[derive(Debug, Args)]

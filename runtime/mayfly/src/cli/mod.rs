@@ -14,6 +14,7 @@ mod prices;
 mod progress;
 mod serve;
 mod show;
+mod top;
 mod usage;
 
 use anyhow::Context as _;
@@ -52,6 +53,7 @@ async fn remote(global: Global, command: Command) -> anyhow::Result<()> {
         Command::Deploy(args) => deploy::run(&session, args).await,
         Command::List => show::list(&session).await,
         Command::Show { name } => show::show(&session, &name).await,
+        Command::Top(args) => top::run(&session, args).await,
         Command::Logs { name, tail, follow } => show::logs(&session, &name, tail, follow).await,
         Command::Invoke(args) => invoke::run(&session, args).await,
         Command::Delete { name } => manage::delete(&session, &name).await,
