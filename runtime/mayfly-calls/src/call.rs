@@ -144,6 +144,7 @@ impl Calls {
     fn turn_away(&self, context: &Context, away: &Away) -> Response<Body> {
         let counters = &self.0.opener.counters;
         counters.turned_away();
+        counters.failed(away.failure.code());
         counters.activities.turned_away(&context.resolved, now());
         away.failure.log();
         let mut response = away.failure.response(&Bill::default()).map(full);
@@ -327,6 +328,7 @@ impl Calls {
             calls_open: u64::from(self.0.entrance.door.open()),
             instances: (code.instances, code.instances_total),
             code: (size(code.mapped.len()), code.maps_total),
+            engines: self.0.inference.generation_load(),
             models: (size(residency.models.len()), residency.loads_total, residency.unloads_total, bytes),
             ..NodeStatus::default()
         };

@@ -381,6 +381,7 @@ pub(crate) async fn refuse(call: &OpenCall, mut failure: Failure, timings: &Timi
             }
         }
     }
+    call.counters.failed(failure.code());
     let mut response = response.map(full);
     call.mark(response.headers_mut(), timings);
     bill.mark(response.headers_mut(), &call.currency);

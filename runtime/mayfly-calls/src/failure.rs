@@ -75,6 +75,10 @@ impl Failure {
         Self { outcome: None, ..self }
     }
 
+    pub(crate) fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     pub(crate) fn status(&self) -> u16 {
         self.code.status()
     }

@@ -82,6 +82,7 @@ impl OpenCall {
         self.budget.record(&[Line { meter: Meter::GuestCpuMicros, model: None, quantity }]);
         let (cold, woke) = (self.before.cold(timings).as_str(), self.before.woke(timings));
         let mut ending = self.budget.end(now(), status, outcome, cold, woke)?;
+        self.counters.ran(timings);
         ending.hold_back(self.once.clone());
         Some(ending)
     }
@@ -105,8 +106,10 @@ impl OpenCall {
     /// Makes the end durable. On failure it comes back: nothing is written.
     pub(crate) async fn write(&self, ending: Ending) -> Result<(), (Box<Ending>, JournalError)> {
         let append = Append { rows: vec![ending.row.clone()], answer: ending.answer.clone() };
+        let asked = Instant::now();
         match self.journal.append(append).await {
             Ok(at) => {
+                self.counters.committed(asked.elapsed());
                 self.counters.ended(&ending.row, self.received.elapsed());
                 telemetry::ended(&ending.row);
                 ending.recorded(at);

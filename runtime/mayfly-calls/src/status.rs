@@ -3,11 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use mayfly_api::ErrorCode;
+use mayfly_host::Timings;
+use mayfly_inference::EngineLoad;
 use mayfly_ledger::{Outcome, Row};
 use mayfly_types::Meter;
 use serde::{Deserialize, Serialize};
 
 use crate::activity::Activities;
+use crate::seconds::{Buckets, Seconds};
 use crate::timing::Cold;
 
 /// How warm a deployment is. Each tier has its own clock.
@@ -56,13 +60,17 @@ pub struct NodeStatus {
     pub code: (u64, u64),
     /// Models loaded, loads and unloads made, bytes measured.
     pub models: (u64, u64, u64, u64),
-    /// Seconds a call took: upper bounds (the last is infinite) and cumulative counts, and the sum.
-    pub call_seconds: (Vec<(f64, u64)>, f64),
+    /// The host's own answers in place of a handler's, by error code; each code once.
+    pub errors_total: Vec<(&'static str, u64)>,
+    /// From a call's head to its settlement.
+    pub call_seconds: Buckets,
+    /// What a call's runs waited for their executors, of calls that ran a model over `wasi:nn`.
+    pub inference_queue_seconds: Buckets,
+    /// What the end of a call waited until its row was durable.
+    pub commit_seconds: Buckets,
+    /// The engines that are loaded.
+    pub engines: Vec<EngineLoad>,
 }
-
-/// Upper bounds of the call-time histogram, in seconds. The last bucket has none.
-const BOUNDS: [f64; 16] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
 /// Counters of this node. Each is one atomic: they agree once nothing moves.
 #[derive(Debug, Default)]
@@ -71,8 +79,10 @@ pub(crate) struct Counters {
     turned_away: AtomicU64,
     cold: [AtomicU64; Cold::WORDS.len()],
     usage: [AtomicU64; Meter::ALL.len()],
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    micros: AtomicU64,
+    errors: [AtomicU64; ErrorCode::ALL.len()],
+    call: Seconds,
+    inference_queue: Seconds,
+    commit: Seconds,
     /// The same by deployment, for those used last.
     pub(crate) activities: Activities,
 }
@@ -90,10 +100,24 @@ impl Counters {
             count(&Meter::ALL, &self.usage, &line.meter, u64::try_from(line.quantity).unwrap_or(0));
         }
         self.activities.ended(row);
-        let seconds = took.as_secs_f64();
-        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.call.add(took);
+    }
+
+    /// Work on models is over, as far as it went.
+    pub(crate) fn ran(&self, timings: &Timings) {
+        if !timings.inference.is_zero() {
+            self.inference_queue.add(timings.inference_queue);
+        }
+    }
+
+    /// The end of a call was made durable in that time.
+    pub(crate) fn committed(&self, took: Duration) {
+        self.commit.add(took);
+    }
+
+    /// The host answers in place of the handler.
+    pub(crate) fn failed(&self, code: ErrorCode) {
+        count(ErrorCode::ALL, &self.errors, &code, 1);
     }
 
     /// A call ended without a row: refused before it opened, or the ledger could not take it.
@@ -111,14 +135,10 @@ impl Counters {
         status.calls_total.push(("turned_away", read(&self.turned_away)));
         status.cold_total = words(Cold::WORDS.to_vec(), &self.cold);
         status.usage_total = words(Meter::ALL.map(Meter::as_str).to_vec(), &self.usage);
-        let mut sum = 0;
-        let mut cumulative = |counter: &AtomicU64| {
-            sum += read(counter);
-            sum
-        };
-        let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
-        let buckets = bounds.zip(self.buckets.iter().map(&mut cumulative)).collect();
-        status.call_seconds = (buckets, Duration::from_micros(read(&self.micros)).as_secs_f64());
+        status.errors_total = words(ErrorCode::ALL.iter().map(|code| code.as_str()).collect(), &self.errors);
+        status.call_seconds = self.call.read();
+        status.inference_queue_seconds = self.inference_queue.read();
+        status.commit_seconds = self.commit.read();
     }
 }
 

@@ -1,45 +1,49 @@
-//! Prometheus' text format, written by hand. Units are in the names; a tenant is no label of a histogram.
+//! Prometheus' text format, written by hand. Units are in the names; a tenant is no label, and what labels a deployment
+//! or a model is bounded by whoever collects it.
 
 use std::fmt::{Display, Write};
 
 use mayfly_api::Tier;
-use mayfly_calls::NodeStatus;
-use mayfly_types::Name;
+use mayfly_calls::{Activity, Buckets, NodeStatus};
+use mayfly_types::{Meter, Name};
+
+use self::engines::engines;
+
+mod engines;
 
 /// All that `/metrics` shows.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) status: NodeStatus,
     pub(crate) deployments: u64,
-    /// Deployments above zero: bounded by whoever collects them.
-    pub(crate) tiers: Vec<(Name, Name, Tier)>,
+    /// Deployments above zero or called lately: bounded by whoever collects them.
+    pub(crate) watched: Vec<Deployment>,
+    /// Microseconds since the Unix epoch.
+    pub(crate) started_at: i64,
     pub(crate) resident_bytes: Option<u64>,
     pub(crate) version: String,
 }
 
+/// One deployment of [`Figures`].
+#[derive(Debug)]
+pub(crate) struct Deployment {
+    pub(crate) project: Name,
+    pub(crate) name: Name,
+    pub(crate) tier: Tier,
+    pub(crate) activity: Option<Activity>,
+}
+
+/// What counts as tokens.
+const TOKENS: [Meter; 3] = [Meter::InputTokens, Meter::CachedInputTokens, Meter::OutputTokens];
+
 /// The text of `/metrics`.
 pub(crate) fn text(figures: &Figures) -> String {
     let status = &figures.status;
-    let mut page = Page(String::with_capacity(4096));
+    let mut page = Page(String::with_capacity(16 * 1024));
     page.family("mayfly_info", "gauge", "What is running.", [(vec![("version", figures.version.as_str())], 1)]);
     page.single("mayfly_deployments", "gauge", "Registered deployments.", figures.deployments);
-    page.single("mayfly_calls_open", "gauge", "Calls that have not settled.", status.calls_open);
-    page.labelled("mayfly_calls_total", "counter", "Calls that ended, by outcome.", "outcome", &status.calls_total);
-    page.labelled(
-        "mayfly_calls_cold_total",
-        "counter",
-        "Calls that ended, by how cold they were.",
-        "cold",
-        &status.cold_total,
-    );
-    page.histogram("mayfly_call_duration_seconds", "Time from a call's head to its settlement.", &status.call_seconds);
-    page.labelled(
-        "mayfly_tokens_total",
-        "counter",
-        "Usage by meter, in the meter's unit.",
-        "meter",
-        &status.usage_total,
-    );
+    calls(&mut page, status);
+    usage(&mut page, status);
     page.single("mayfly_instances", "gauge", "Instances alive.", status.instances.0);
     page.single("mayfly_instances_made_total", "counter", "Instances made.", status.instances.1);
     page.single("mayfly_code_mapped", "gauge", "Components mapped.", status.code.0);
@@ -47,20 +51,78 @@ pub(crate) fn text(figures: &Figures) -> String {
     page.single("mayfly_models_loaded", "gauge", "Models loaded.", status.models.0);
     page.single("mayfly_model_loads_total", "counter", "Loads of models.", status.models.1);
     page.single("mayfly_model_unloads_total", "counter", "Models dropped.", status.models.2);
-    page.single(
-        "mayfly_model_bytes",
-        "gauge",
-        "Resident bytes that loading the models added, as measured.",
-        status.models.3,
-    );
-    let tiers = figures.tiers.iter().map(|(project, deployment, tier)| {
-        (vec![("project", project.as_str()), ("deployment", deployment.as_str()), ("tier", tier.as_str())], 1)
-    });
-    page.family("mayfly_deployment_tier", "gauge", "The tier of each deployment above zero.", tiers);
+    let help = "Resident bytes that loading the models added, as measured.";
+    page.single("mayfly_model_bytes", "gauge", help, status.models.3);
+    let help = "What the runs of a call waited for their executors, of calls that ran a model over wasi:nn.";
+    page.histogram("mayfly_inference_queue_wait_seconds", help, &status.inference_queue_seconds);
+    engines(&mut page, &status.engines);
+    deployments(&mut page, &figures.watched);
     if let Some(bytes) = figures.resident_bytes {
         page.single("process_resident_memory_bytes", "gauge", "Resident memory of the process.", bytes);
     }
+    let help = "When the server started, seconds since the Unix epoch.";
+    page.single("process_start_time_seconds", "gauge", help, seconds(u64::try_from(figures.started_at).unwrap_or(0)));
     page.0
+}
+
+fn calls(page: &mut Page, status: &NodeStatus) {
+    page.single("mayfly_calls_open", "gauge", "Calls that have not settled.", status.calls_open);
+    page.labelled("mayfly_calls_total", "Calls that ended, by outcome.", "outcome", &status.calls_total);
+    page.labelled("mayfly_calls_cold_total", "Calls that ended, by how cold they were.", "cold", &status.cold_total);
+    let help = "Answers of the host in place of a handler's, by error code: refusals by a limit, faults, deadlines.";
+    page.labelled("mayfly_errors_total", help, "code", &status.errors_total);
+    page.histogram("mayfly_call_duration_seconds", "Time from a call's head to its settlement.", &status.call_seconds);
+    let help = "What the end of a call waited until its row in the ledger was durable.";
+    page.histogram("mayfly_ledger_commit_seconds", help, &status.commit_seconds);
+}
+
+/// Each meter under a name that has its unit.
+fn usage(page: &mut Page, status: &NodeStatus) {
+    let of =
+        |meter: Meter| status.usage_total.iter().find(|(word, _)| *word == meter.as_str()).map_or(0, |(_, sum)| *sum);
+    let tokens = TOKENS.map(|meter| (meter.as_str(), of(meter)));
+    page.labelled("mayfly_tokens_total", "Tokens that models read and made, by meter.", "meter", &tokens);
+    page.single("mayfly_rows_total", "counter", "Rows of models without tokens.", of(Meter::Rows));
+    let help = "Input elements of models with neither tokens nor rows, in units of 1,024.";
+    page.single("mayfly_elements_total", "counter", help, of(Meter::Elements));
+    let help = "Executors' time for calls, as their rows in the ledger have it.";
+    page.single("mayfly_inference_seconds_total", "counter", help, seconds(of(Meter::InferenceMicros)));
+    page.single(
+        "mayfly_guest_cpu_seconds_total",
+        "counter",
+        "CPU time of handlers.",
+        seconds(of(Meter::GuestCpuMicros)),
+    );
+}
+
+fn deployments(page: &mut Page, watched: &[Deployment]) {
+    fn labels(deployment: &Deployment) -> Vec<(&str, &str)> {
+        vec![("project", deployment.project.as_str()), ("deployment", deployment.name.as_str())]
+    }
+    let tiers = watched.iter().filter(|deployment| deployment.tier > Tier::Zero).map(|deployment| {
+        let mut labels = labels(deployment);
+        labels.push(("tier", deployment.tier.as_str()));
+        (labels, 1)
+    });
+    page.family("mayfly_deployment_tier", "gauge", "The tier of each deployment above zero.", tiers);
+    let active = || watched.iter().filter_map(|one| Some((labels(one), one.activity.as_ref()?)));
+    let help = "Calls that ended, of the deployments called last.";
+    let ended = active().map(|(labels, activity)| (labels, activity.calls));
+    page.family("mayfly_deployment_calls_total", "counter", help, ended);
+    let help = "Calls that were turned away before they opened, of the deployments called last.";
+    let away = active().map(|(labels, activity)| (labels, activity.turned_away));
+    page.family("mayfly_deployment_turned_away_total", "counter", help, away);
+    let help = "Tokens that models read and made, of the deployments called last.";
+    let tokens = active().map(|(labels, activity)| {
+        let used = Meter::ALL.iter().zip(activity.usage).filter(|(meter, _)| TOKENS.contains(meter));
+        (labels, used.map(|(_, sum)| sum).sum::<u64>())
+    });
+    page.family("mayfly_deployment_tokens_total", "counter", help, tokens);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure to watch, no bill")]
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
 }
 
 struct Page(String);
@@ -76,7 +138,7 @@ impl Page {
         name: &str,
         kind: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, u64)>,
+        samples: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, impl Display)>,
     ) {
         self.head(name, kind, help);
         for (labels, value) in samples {
@@ -86,8 +148,9 @@ impl Page {
         }
     }
 
-    fn labelled(&mut self, name: &str, kind: &str, help: &str, label: &str, samples: &[(&'static str, u64)]) {
-        self.family(name, kind, help, samples.iter().map(|(word, value)| (vec![(label, *word)], *value)));
+    /// Counters that one label tells apart.
+    fn labelled(&mut self, name: &str, help: &str, label: &str, samples: &[(&'static str, u64)]) {
+        self.family(name, "counter", help, samples.iter().map(|(word, value)| (vec![(label, *word)], *value)));
     }
 
     fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
@@ -96,7 +159,7 @@ impl Page {
     }
 
     /// `buckets`: upper bounds in seconds with cumulative counts, and the sum. The last bucket is `+Inf`, given or not.
-    fn histogram(&mut self, name: &str, help: &str, (buckets, sum): &(Vec<(f64, u64)>, f64)) {
+    fn histogram(&mut self, name: &str, help: &str, (buckets, sum): &Buckets) {
         self.head(name, "histogram", help);
         let count = buckets.last().map_or(0, |(_, count)| *count);
         for (bound, count) in buckets.iter().filter(|(bound, _)| bound.is_finite()) {
@@ -129,7 +192,9 @@ mod tests {
         Figures {
             status: NodeStatus {
                 calls_total: vec![("completed", 3), ("deadline", 1)],
-                usage_total: vec![("input_tokens", 21)],
+                usage_total: vec![("input_tokens", 21), ("guest_cpu_micros", 1_500_000)],
+                errors_total: vec![("rate_limited", 5)],
+                engines: vec![engines::tests::load()],
                 instances: (2, 9),
                 code: (1, 4),
                 models: (1, 2, 1, 4096),
@@ -137,10 +202,31 @@ mod tests {
                 ..NodeStatus::default()
             },
             deployments: 10_000,
-            tiers: vec![("p".parse().unwrap(), "e".parse().unwrap(), Tier::Model)],
+            watched: vec![
+                deployment("e", Tier::Model, Some(4)),
+                deployment("z", Tier::Zero, Some(1)),
+                deployment("n", Tier::Code, None),
+            ],
+            started_at: 1_500_000,
             resident_bytes: Some(1024),
             version: "1\"2".to_owned(),
         }
+    }
+
+    fn deployment(name: &str, tier: Tier, calls: Option<u64>) -> Deployment {
+        let name: Name = name.parse().unwrap();
+        let activity = calls.map(|calls| Activity {
+            deployment: mayfly_types::DeploymentId::new(),
+            project: mayfly_types::ProjectId::new(),
+            name: name.clone(),
+            since: 0,
+            last_used: 0,
+            calls,
+            failed: 0,
+            turned_away: 2,
+            usage: [10, 1, 5, 100, 0, 7, 7],
+        });
+        Deployment { project: "p".parse().unwrap(), name, tier, activity }
     }
 
     #[test]
@@ -158,10 +244,41 @@ mod tests {
             "mayfly_code_mapped 1",
             "mayfly_models_loaded 1",
             "mayfly_model_loads_total 2",
+            "mayfly_guest_cpu_seconds_total 1.5",
+            "mayfly_errors_total{code=\"rate_limited\"} 5",
+            "mayfly_deployment_calls_total{project=\"p\",deployment=\"z\"} 1",
+            "mayfly_deployment_tokens_total{project=\"p\",deployment=\"e\"} 16",
+            "mayfly_deployment_turned_away_total{project=\"p\",deployment=\"e\"} 2",
+            "process_start_time_seconds 1.5",
             "mayfly_deployment_tier{project=\"p\",deployment=\"e\",tier=\"model\"} 1",
             "process_resident_memory_bytes 1024",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_sleeps_has_no_tier_and_what_was_not_called_no_counts() {
+        let text = text(&figures());
+        assert!(!text.contains("deployment=\"z\",tier"), "{text}");
+        assert!(!text.lines().any(|line| line.contains("calls_total") && line.contains("deployment=\"n\"")), "{text}");
+    }
+
+    #[test]
+    fn names_carry_units_and_a_histogram_has_no_label_of_its_own() {
+        for line in text(&figures()).lines() {
+            let words: Vec<_> = line.split(' ').collect();
+            let ["#", "TYPE", name, kind] = words[..] else {
+                let labels = line.split_once('{').map_or("", |(_, rest)| rest);
+                assert!(!labels.contains("tenant"), "{line}");
+                assert!(!line.contains("_bucket{") || labels.matches('=').count() == 1, "{line}");
+                continue;
+            };
+            match kind {
+                "counter" => assert!(name.ends_with("_total"), "{name}"),
+                "histogram" => assert!(name.ends_with("_seconds"), "{name}"),
+                _ => assert!(kind == "gauge" && !name.ends_with("_total"), "{name}"),
+            }
         }
     }
 

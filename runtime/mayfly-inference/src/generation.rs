@@ -59,8 +59,14 @@ pub struct EngineLoad {
     pub kv_tokens: u64,
     /// The most there may be.
     pub kv_tokens_max: u64,
+    /// Bytes of attention state and logits.
+    pub state_bytes: u64,
     /// Prompt chunks and decode steps since its load.
     pub steps: u64,
+    /// Decode steps alone.
+    pub decode_steps: u64,
+    /// Rows of all decode steps: one token of one sequence each.
+    pub decode_rows: u64,
     /// Inside ONNX Runtime since its load.
     pub run: Duration,
     /// Awake since its load; what it is more than `run` is this host's own work.

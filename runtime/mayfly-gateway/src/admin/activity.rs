@@ -1,11 +1,12 @@
 //! What deployments do right now: those above zero, and those that were called lately.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json as Reply;
 use axum::extract::State;
 use mayfly_api::{DeploymentActivity, Page, Timestamp};
-use mayfly_calls::{Activity, DeploymentStatus};
+use mayfly_calls::{Activity, DeploymentStatus, Tier};
 use mayfly_registry::Resolved;
 use mayfly_types::{DeploymentId, Meter, Name};
 
@@ -26,19 +27,8 @@ pub(crate) async fn list(
     Params(query): Params<PageQuery>,
 ) -> Answer<Reply<Page<DeploymentActivity>>> {
     let limit = query.limit()?;
-    let mut data = Vec::new();
-    for (id, known) in known(&gateway).await? {
-        let found = gateway.0.parts.directory.resolve(known.project.as_str(), known.name.as_str()).await?;
-        // Deleted, or made anew under the same name: what was counted is not this one's.
-        let Some(resolved) = found.filter(|resolved| resolved.deployment.id == id) else { continue };
-        if !caller.reach.sees(&resolved.project) {
-            continue;
-        }
-        let status = gateway.0.parts.calls.status(&resolved);
-        if status.tier != mayfly_calls::Tier::Zero || known.activity.is_some() {
-            data.push(shown(&resolved, &status, known.activity.as_ref()));
-        }
-    }
+    let seen = watched(&gateway).await?.into_iter().filter(|one| caller.reach.sees(&one.resolved.project));
+    let mut data: Vec<_> = seen.map(|one| shown(&one)).collect();
     data.sort_by_cached_key(place);
     Ok(Reply(page(data, query.after.as_deref(), limit, place)))
 }
@@ -46,6 +36,35 @@ pub(crate) async fn list(
 /// Where an entry stands in the list.
 fn place(entry: &DeploymentActivity) -> String {
     format!("{}/{}", entry.project, entry.name)
+}
+
+/// A deployment that is above zero or was called lately.
+pub(super) struct Watched {
+    pub(super) resolved: Arc<Resolved>,
+    pub(super) status: DeploymentStatus,
+    pub(super) activity: Option<Activity>,
+}
+
+/// All of them, of every tenant; no name is there twice.
+pub(super) async fn watched(gateway: &Gateway) -> Result<Vec<Watched>, Failure> {
+    let mut all = Vec::new();
+    for (id, Known { project, name, activity }) in known(gateway).await? {
+        let found = gateway.0.parts.directory.resolve(project.as_str(), name.as_str()).await?;
+        // Deleted, or made anew under the same name: what was counted is not this one's.
+        let found = found.filter(|resolved| resolved.deployment.id == id);
+        let found = found.map(|resolved| (gateway.0.parts.calls.status(&resolved), resolved));
+        match found {
+            Some((status, resolved)) if status.tier != Tier::Zero => all.push(Watched { resolved, status, activity }),
+            sleeping => {
+                // Forgotten until its next call.
+                gateway.0.called.invalidate(&id);
+                if let (Some((status, resolved)), Some(_)) = (sleeping, &activity) {
+                    all.push(Watched { resolved, status, activity });
+                }
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// A deployment that may be worth showing.
@@ -69,7 +88,7 @@ async fn known(gateway: &Gateway) -> Result<BTreeMap<DeploymentId, Known>, Failu
     Ok(all)
 }
 
-fn shown(resolved: &Resolved, status: &DeploymentStatus, activity: Option<&Activity>) -> DeploymentActivity {
+fn shown(Watched { resolved, status, activity }: &Watched) -> DeploymentActivity {
     let mut entry = DeploymentActivity {
         id: resolved.deployment.id,
         project: resolved.project.name.clone(),

@@ -8,6 +8,7 @@ use http::header::CONTENT_TYPE;
 use mayfly_api::Health;
 
 use super::Answer;
+use super::activity::{Watched, watched};
 use super::deployments::tier;
 use crate::{Gateway, metrics};
 
@@ -36,21 +37,19 @@ pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "operations",
     responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain")))]
 pub(crate) async fn metrics(State(gateway): State<Gateway>) -> Answer<Response> {
-    let mut tiers = Vec::new();
-    for (id, (project, deployment)) in gateway.0.called.iter() {
-        let resolved = gateway.0.parts.directory.resolve(project.as_str(), deployment.as_str()).await?;
-        let warm = resolved.map(|resolved| tier(gateway.0.parts.calls.status(&resolved).tier));
-        match warm {
-            Some(tier) if tier > mayfly_api::Tier::Zero => tiers.push((project, deployment, tier)),
-            // Back to zero, or deleted: forgotten until its next call.
-            _ => gateway.0.called.invalidate(&*id),
-        }
-    }
-    tiers.sort();
+    let shown = |Watched { resolved, status, activity }: Watched| metrics::Deployment {
+        project: resolved.project.name.clone(),
+        name: resolved.deployment.name.clone(),
+        tier: tier(status.tier),
+        activity,
+    };
+    let mut watched: Vec<_> = watched(&gateway).await?.into_iter().map(shown).collect();
+    watched.sort_by(|one, other| (&one.project, &one.name).cmp(&(&other.project, &other.name)));
     let figures = metrics::Figures {
         status: gateway.0.parts.calls.node_status(),
         deployments: gateway.records().deployment_count().await?,
-        tiers,
+        watched,
+        started_at: gateway.0.started_at,
         resident_bytes: metrics::resident_bytes().await,
         version: gateway.0.parts.node.version.clone(),
     };

@@ -92,6 +92,9 @@ struct Gauges {
     /// Bytes of attention state and logits.
     bytes: u64,
     steps: u64,
+    /// Of them, those that made a token for each of their rows, and these rows.
+    decode_steps: u64,
+    decode_rows: u64,
     /// Inside ONNX Runtime.
     run: Duration,
     /// Awake.
@@ -227,7 +230,7 @@ impl Engine {
 
     /// How busy it is.
     pub(crate) fn engine_load(&self) -> EngineLoad {
-        let Gauges { load, steps, run, busy, .. } = *self.gauges();
+        let Gauges { load, bytes, steps, decode_steps, decode_rows, run, busy } = *self.gauges();
         EngineLoad {
             digest: self.model.digest,
             device: self.model.device,
@@ -236,7 +239,10 @@ impl Engine {
             waiting: load.waiting,
             kv_tokens: load.kv_tokens,
             kv_tokens_max: load.kv_tokens_max,
+            state_bytes: bytes,
             steps,
+            decode_steps,
+            decode_rows,
             run,
             busy,
         }

@@ -273,6 +273,8 @@ impl Worker {
             }
             Step::Decode { rows } => {
                 self.gauges.steps += 1;
+                self.gauges.decode_steps += 1;
+                self.gauges.decode_rows += rows.len() as u64;
                 let share = took / u32::try_from(rows.len()).unwrap_or(u32::MAX).max(1);
                 for (row, Row { id, .. }) in rows.iter().enumerate() {
                     self.tell_time(*id, share);
