@@ -28,6 +28,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod nn;
+mod observability;
 mod options;
 mod read_only;
 mod regressions;
