@@ -62,9 +62,14 @@ async fn looks_follow_each_other_with_rates() {
     let mut look = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
     assert_eq!(look()["data"], json!([]));
     assert_eq!(server.call(Method::POST, "/d/default/meter/?rows=1").send().await.unwrap().status(), 200);
-    let second = look();
-    let rate = entry(&second, "meter")["calls_per_second"].as_f64().unwrap();
-    assert!(rate > 0.0 && rate <= 1.1, "one call in a second: {second}");
+    // On a busy machine the call may take longer than one look.
+    let rate = (0..30).find_map(|_| {
+        let look = look();
+        let rate = look["data"].as_array().unwrap().first().map(|meter| meter["calls_per_second"].as_f64().unwrap());
+        rate.filter(|rate| *rate > 0.0)
+    });
+    let rate = rate.expect("the call is counted");
+    assert!(rate <= 1.1, "one call in a second: {rate}");
     assert_eq!(entry(&look(), "meter")["calls_per_second"], 0.0, "none since");
     top.kill().unwrap();
     top.wait().unwrap();
