@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::ticker::Ticker;
+
 /// The guest has used up `guest_cpu_ms_max`. Travels as the trap's error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("CPU limit of {limit_ms} ms reached")]
@@ -60,16 +62,17 @@ impl CpuMeter {
     }
 }
 
-/// A future whose polls are counted.
+/// A guest's future: its polls are counted, and there are ticks while one is under way.
 pub(crate) struct Metered<F> {
     inner: Pin<Box<F>>,
     meter: Arc<CpuMeter>,
+    ticker: Arc<Ticker>,
 }
 
 impl<F> Metered<F> {
     /// Counts the polls of `inner` on `meter`.
-    pub(crate) fn new(inner: F, meter: Arc<CpuMeter>) -> Self {
-        Self { inner: Box::pin(inner), meter }
+    pub(crate) fn new(inner: F, meter: Arc<CpuMeter>, ticker: Arc<Ticker>) -> Self {
+        Self { inner: Box::pin(inner), meter, ticker }
     }
 }
 
@@ -77,11 +80,13 @@ impl<F: Future> Future for Metered<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { inner, meter, ticker } = &mut *self;
+        let _ticks = ticker.ticks();
         let start = thread_nanos();
-        self.meter.since.store(start.max(1), Ordering::Relaxed);
-        let polled = self.inner.as_mut().poll(cx);
-        self.meter.since.store(0, Ordering::Relaxed);
-        self.meter.used.fetch_add(thread_nanos().saturating_sub(start), Ordering::Relaxed);
+        meter.since.store(start.max(1), Ordering::Relaxed);
+        let polled = inner.as_mut().poll(cx);
+        meter.since.store(0, Ordering::Relaxed);
+        meter.used.fetch_add(thread_nanos().saturating_sub(start), Ordering::Relaxed);
         polled
     }
 }
@@ -89,6 +94,11 @@ impl<F: Future> Future for Metered<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn ticker() -> Arc<Ticker> {
+        let engine = crate::settings::compiling_engine().expect("the settings are valid");
+        Arc::new(Ticker::start(&engine, Duration::from_millis(1)).expect("a thread starts"))
+    }
 
     fn spin(time: Duration) {
         let start = thread_nanos();
@@ -109,6 +119,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             },
             Arc::clone(&meter),
+            ticker(),
         )
         .await;
         assert!(meter.settled() >= Duration::from_millis(3));
@@ -119,7 +130,7 @@ mod tests {
     async fn sleeping_is_free() {
         let meter = Arc::new(CpuMeter::default());
         let wait = tokio::time::sleep(Duration::from_millis(200));
-        Metered::new(wait, Arc::clone(&meter)).await;
+        Metered::new(wait, Arc::clone(&meter), ticker()).await;
         assert!(meter.settled() < Duration::from_millis(100), "{:?}", meter.settled());
     }
 }

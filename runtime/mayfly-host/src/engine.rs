@@ -29,8 +29,8 @@ pub(crate) struct Inner {
     pub(crate) engine: Engine,
     pub(crate) instances_max: u32,
     pub(crate) counts: Arc<Counts>,
-    /// Advances the epoch while instances are alive.
-    pub(crate) ticker: Ticker,
+    /// Advances the epoch while guests run.
+    pub(crate) ticker: Arc<Ticker>,
     pub(crate) stored: Arc<Stored>,
     pub(crate) mapped: Mapped,
     pub(crate) child: PathBuf,
@@ -63,7 +63,7 @@ impl Host {
         let places = Places { code: code_folder, child };
         let stored = Arc::new(Stored::open(&places.code, settings::compatibility(&engine))?);
         let counts = Arc::new(Counts::default());
-        let ticker = Ticker::start(&engine, &counts, Duration::from_millis(config.epoch_tick_ms.max(1)))?;
+        let ticker = Arc::new(Ticker::start(&engine, Duration::from_millis(config.epoch_tick_ms.max(1)))?);
         let mapped = Mapped::start(&config, engine.clone(), linker, Arc::clone(&stored))?;
         let child = places.child;
         let inner = Inner { config, engine, instances_max, counts, ticker, stored, mapped, child, key_values };

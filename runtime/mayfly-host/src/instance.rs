@@ -36,7 +36,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// Instances alive now.
     pub(crate) fn alive(&self) -> u32 {
-        self.alive.load(Ordering::SeqCst)
+        self.alive.load(Ordering::Relaxed)
     }
 
     /// Instances since the start.
@@ -45,19 +45,13 @@ impl Counts {
     }
 
     /// One more, if that is within `limit`.
-    pub(crate) fn enter(&self, limit: u32) -> bool {
+    fn enter(&self, limit: u32) -> bool {
         let more = |alive: u32| (alive < limit).then(|| alive + 1);
-        // In one order with the ticker's going to sleep.
-        let entered = self.alive.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok();
+        let entered = self.alive.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok();
         if entered {
             self.total.fetch_add(1, Ordering::Relaxed);
         }
         entered
-    }
-
-    /// One less.
-    pub(crate) fn leave(&self) {
-        self.alive.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -67,7 +61,7 @@ struct Place(Arc<Inner>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.counts.leave();
+        self.0.counts.alive.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -126,7 +120,6 @@ impl Instance {
             return Err(HostError::Busy { limit });
         }
         let place = Place(Arc::clone(inner));
-        inner.ticker.ensure();
         let meter = Arc::new(CpuMeter::default());
         let mut store = Store::new(&inner.engine, state(inner, inference, invocation, call, clock, &meter));
         store.limiter(|state| &mut state.limiter);

@@ -23,6 +23,7 @@ use crate::fault::classify;
 use crate::http::{check_request, reframe};
 use crate::instance::Instance;
 use crate::state::GuestState;
+use crate::ticker::Ticker;
 use crate::{Code, Grants, GuestFault, Host, HostError, LogSink};
 
 /// Everything one request brings.
@@ -166,6 +167,7 @@ impl Host {
             deadline: invocation.deadline,
             grace: Duration::from_millis(self.0.config.body_end_grace_ms),
             instances_max: self.0.instances_max,
+            ticker: Arc::clone(&self.0.ticker),
         };
         let mut guest = Box::pin(guest.answer(invocation.request, sender));
 
@@ -225,6 +227,7 @@ struct Guest {
     deadline: Instant,
     grace: Duration,
     instances_max: u32,
+    ticker: Arc<Ticker>,
 }
 
 impl Guest {
@@ -239,7 +242,7 @@ impl Guest {
         // The guest first: one that ends in its first turn registers no timer.
         let outcome = tokio::select! {
             biased;
-            result = Metered::new(handling, meter) => match result {
+            result = Metered::new(handling, meter, self.ticker) => match result {
                 Ok(()) => Ok(()),
                 Err(Stopped::Guest(error)) => Err(classify(&error, &self.limits, self.instances_max)),
                 Err(Stopped::Host(error)) => {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use self::clock::Bell;
 use crate::generation::{self, Engine, NotTaken, Rejected, Turns};
 use crate::residency::{Claim, Residents};
-use crate::session::{Executor, Model, Options, Refused, Request, Ticket};
+use crate::session::{Executor, Model, Options, Pool, Refused, Request, Ticket};
 use crate::{
     Config, Copies, CopySettings, DecoderInfo, Device, EngineLoad, Generation, GenerationError, GenerationRequest,
     LoadError, Output, Package, Prepared, Residency, RunError, StartError, library,
@@ -87,7 +87,13 @@ impl Inference {
             .map(|settings| Copies::open(settings, &config, &info))
             .transpose()
             .map_err(|error| StartError::Unusable(format!("the folder of prepacked copies: {error}")))?;
-        let options = Options { library, threads, queue_runs_max: config.queue_runs_max, copies: copies.clone() };
+        let options = Options {
+            library,
+            threads,
+            queue_runs_max: config.queue_runs_max,
+            copies: copies.clone(),
+            pool: Pool::Shared,
+        };
         let bell = Bell::default();
         let residents = Arc::new(Residents::new(&config, options, Box::new(bell.clone())));
         clock::start(Arc::downgrade(&residents), bell.clone())

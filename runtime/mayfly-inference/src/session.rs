@@ -11,7 +11,7 @@ mod save;
 mod ticket;
 
 pub(crate) use executor::{Executor, give_memory_back, start};
-pub(crate) use load::{CopySource, Loaded, Model, Options, Source, check_device, load, probe_load};
+pub(crate) use load::{CopySource, Loaded, Model, Options, Pool, Source, check_device, load, probe_load};
 pub(crate) use queue::Refused;
 pub(crate) use run::{OutputPlan, Request, readable};
 pub(crate) use save::save_copy;

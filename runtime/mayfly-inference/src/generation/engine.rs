@@ -23,7 +23,7 @@ use self::work::Worker;
 use super::kv::Placement;
 use super::runner::{Runner, RunnerLimits, runner};
 use super::{EngineLoad, Generation};
-use crate::session::{self, Loaded, Model, Options, Source};
+use crate::session::{self, Loaded, Model, Options, Pool, Source};
 use crate::{Batching, Config, DecoderInfo, DecoderLayout, LoadError, Resident};
 
 /// Tokens that a sequence may be ahead of its reader.
@@ -112,6 +112,7 @@ pub(crate) fn start(
 ) -> Result<(), LoadError> {
     // Before anything is loaded: generation on this device may not be there at all.
     Placement::of(model.device)?;
+    let options = Options { pool: Pool::Own, ..options };
     let name = format!("mayfly-gen-{}", &model.digest.hex()[..4]);
     let work = move || {
         // The binding, too, can panic on a model that it did not foresee.

@@ -14,9 +14,15 @@ use crate::{Config, RuntimeInfo, StartError};
 
 /// Switches the telemetry of ONNX Runtime's official builds off; read by the library when it starts.
 const TELEMETRY_OFF: (&str, &str) = ("ORT_DISABLE_TELEMETRY", "1");
-/// Larger blocks are given back to the system as soon as they are freed (glibc).
+/// Larger blocks are mapped, and given back to the system as soon as they are freed (glibc): weights that were not mapped
+/// from a file. Smaller ones are what runs work with, some of it asked for and freed by each operation; mapped anew each
+/// time, a prompt of 512 tokens cost 30,000 page faults, a seventh of its time. They go back by `malloc_trim`, which
+/// follows each unload and each engine's rest.
 #[cfg(target_env = "gnu")]
-const MMAP_THRESHOLD_BYTES: c_int = 256 * 1024;
+const MMAP_THRESHOLD_BYTES: c_int = 32 << 20;
+/// Free memory at the end of a heap beyond which it is given back without being asked: never by itself, for the same reason.
+#[cfg(target_env = "gnu")]
+const TRIM_THRESHOLD_BYTES: c_int = 1 << 30;
 
 /// Settings of the process that must be made before any thread starts. **Call first in `main`, before any thread.**
 ///
@@ -35,10 +41,14 @@ pub fn prepare_process() {
     }
     #[cfg(target_env = "gnu")]
     {
-        // SAFETY: changes one setting of the allocator, under its own lock.
-        #[expect(unsafe_code, reason = "glibc has no other way")]
-        let done = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES) };
-        debug_assert_eq!(done, 1, "a threshold of 256 KiB is allowed");
+        for (setting, bytes) in
+            [(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)]
+        {
+            // SAFETY: changes one setting of the allocator, under its own lock.
+            #[expect(unsafe_code, reason = "glibc has no other way")]
+            let done = unsafe { libc::mallopt(setting, bytes) };
+            debug_assert_eq!(done, 1, "the value is allowed");
+        }
     }
 }
 

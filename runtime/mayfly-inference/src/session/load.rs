@@ -63,6 +63,17 @@ pub(crate) struct Options {
     pub(crate) queue_runs_max: u32,
     /// This node's prepacked copies.
     pub(crate) copies: Option<Copies>,
+    pub(crate) pool: Pool,
+}
+
+/// Whose threads work on a session's runs, beside the one that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pool {
+    /// The environment's, which all sessions share and which never spin.
+    Shared,
+    /// The session's own. Between two steps of a run they spin, and once it has ended they sleep: a decode step is some
+    /// hundred short operations one after the other, and waking a thread for each takes a sixth of its time.
+    Own,
 }
 
 impl Options {
@@ -70,7 +81,7 @@ impl Options {
     pub(crate) fn plain(config: &Config) -> Result<Self, String> {
         let threads = config.threads();
         let library = crate::library::open(config, threads).map_err(|error| error.to_string())?;
-        Ok(Self { library, threads, queue_runs_max: config.queue_runs_max, copies: None })
+        Ok(Self { library, threads, queue_runs_max: config.queue_runs_max, copies: None, pool: Pool::Shared })
     }
 }
 
@@ -157,14 +168,19 @@ pub(super) fn session_builder(model: &Model, options: &Options) -> ort::Result<S
         .with_device_allocated_initializers()?
         // A pattern is remembered for every combination of shapes ever seen; where callers choose the shapes that has no end.
         .with_memory_pattern(model.fixed_shapes)?;
-    if options.threads != options.library.pool_threads {
-        // Another server in this process opened the library with another number: this one has threads of its own.
+    let spins = options.pool == Pool::Own;
+    // Another server in this process may have opened the library with another number.
+    if spins || options.threads != options.library.pool_threads {
         builder = builder
             .with_independent_thread_pool()?
             .with_intra_threads(options.threads)?
             .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
+            .with_intra_op_spinning(spins)?
             .with_inter_op_spinning(false)?;
+    }
+    if spins {
+        // Without it they go on for a while after the run, on somebody else's time.
+        builder = builder.with_config_entry("session.force_spinning_stop", "1")?;
     }
     if model.device == Device::Cuda {
         builder = builder.with_execution_providers([CUDA::default().with_device_id(0).build().error_on_failure()])?;

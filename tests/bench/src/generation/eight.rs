@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::scene::Scene;
@@ -13,8 +13,37 @@ use super::stream::Stream;
 
 /// So long the first text of each may take.
 const BEGIN_MAX: Duration = Duration::from_secs(240);
+/// So long a call may take to settle once its caller has left.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// New tokens each may ask for: more than it gets to.
 pub(super) const NEW: u32 = 2000;
+
+/// What one caller saw before it left.
+#[derive(Debug)]
+pub(super) struct Streamed {
+    /// When each piece of text came.
+    pub(super) texts: Vec<Instant>,
+    id: String,
+}
+
+impl Streamed {
+    /// Tokens that one text stood for, as the host counted them: a token that ends within a character brings none. The one
+    /// that was made while the caller left is left out.
+    #[expect(clippy::cast_precision_loss, reason = "some hundred")]
+    pub(super) fn tokens_per_text(&self, scene: &Scene) -> anyhow::Result<f64> {
+        let (begun, path) = (Instant::now(), format!("/v1/requests/{}", self.id));
+        loop {
+            let answer = scene.server.connect()?.call("GET", &path, b"")?;
+            let record: Value = serde_json::from_slice(&answer.body)?;
+            if record["outcome"].is_string() {
+                let tokens = record["usage"]["output_tokens"].as_u64().context("usage.output_tokens")?;
+                return Ok(tokens.saturating_sub(1) as f64 / self.texts.len() as f64);
+            }
+            ensure!(begun.elapsed() < SETTLE_MAX, "{path} does not end: {record}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
 
 /// Sends `requests`, `arrival` apart, and runs `look` as soon as each had its first text; then their callers leave. Gives
 /// what `look` gave, and when each caller's texts came.
@@ -23,7 +52,7 @@ pub(super) fn stream_while<T>(
     requests: &[Value],
     arrival: Duration,
     look: impl FnOnce() -> anyhow::Result<T>,
-) -> anyhow::Result<(T, Vec<Vec<Instant>>)> {
+) -> anyhow::Result<(T, Vec<Streamed>)> {
     let (server, over, begun) = (&scene.server, &AtomicBool::new(false), Instant::now());
     thread::scope(|scope| {
         let (began, begin) = mpsc::channel();
@@ -46,7 +75,7 @@ pub(super) fn stream_while<T>(
                             texts.push(event.at);
                         }
                     }
-                    Ok(texts)
+                    Ok(Streamed { texts, id: std::mem::take(&mut stream.id) })
                 })
             })
             .collect();

@@ -75,14 +75,14 @@ pub(super) fn measure(bench: &Bench, scene: &Scene) -> anyhow::Result<Vec<Row>> 
 
 fn round(scene: &Scene, quiet: Duration, seen: &mut Seen) -> anyhow::Result<()> {
     let requests: Vec<_> = (0..OTHERS).map(|place| scene.request(24 + 8 * place, NEW)).collect();
-    let ((from, came, first), texts) = stream_while(scene, &requests, Duration::ZERO, || {
+    let ((from, came, first), streams) = stream_while(scene, &requests, Duration::ZERO, || {
         let from = Instant::now();
         thread::sleep(quiet);
         let seen = scene.ask(PROMPT, 1)?;
         Ok((from, seen.sent, seen.texts[0]))
     })?;
-    for texts in texts {
-        for two in texts.windows(2) {
+    for stream in streams {
+        for two in stream.texts.windows(2) {
             // The gap that it comes into is the first that may feel it.
             if two[0] >= from && two[1] <= came {
                 seen.before.push(two[1] - two[0]);

@@ -20,6 +20,8 @@ pub(super) struct Stream {
     open: Vec<u8>,
     /// An answer that is over when its head leaves comes in one piece, not in chunks.
     whole: bool,
+    /// The server's name of the request.
+    pub(super) id: String,
 }
 
 /// One event.
@@ -70,6 +72,10 @@ impl Seen {
     }
 }
 
+fn named(line: &str, wanted: &str) -> bool {
+    line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case(wanted))
+}
+
 impl Stream {
     /// Sends a request with `"stream": true` on a connection of its own.
     pub(super) fn ask(server: &Server, body: &Value) -> anyhow::Result<Self> {
@@ -84,7 +90,7 @@ impl Stream {
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         let sent = Instant::now();
         stream.write_all(request.as_bytes())?;
-        Ok(Self { connection: BufReader::new(stream), sent, open: Vec::new(), whole: false })
+        Ok(Self { connection: BufReader::new(stream), sent, open: Vec::new(), whole: false, id: String::new() })
     }
 
     /// Reads the head.
@@ -96,10 +102,12 @@ impl Stream {
         while !head.ends_with("\r\n\r\n") {
             ensure!(self.connection.read_line(&mut head)? > 0, "the server closed the connection");
         }
-        let length = head.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-        });
+        let header = |wanted: &str| {
+            let named = |line: &'_ str| Some(line.split_once(':')?.1.trim().to_owned()).filter(|_| named(line, wanted));
+            head.lines().find_map(named)
+        };
+        let length = header("content-length").and_then(|length| length.parse::<usize>().ok());
+        self.id = header("x-request-id").unwrap_or_default();
         if head.starts_with("HTTP/1.1 200") {
             if let Some(length) = length {
                 self.open.resize(length, 0);

@@ -171,10 +171,11 @@ async fn an_idle_engine_takes_no_cpu() {
     host.run(greedy(&HELLO, 20)).await;
     let time_of = async |wait| {
         tokio::time::sleep(Duration::from_millis(100)).await;
+        // Its own, and those that help it with a run: they bear its name, and spin only while one is under way.
         let before = cpu_time(&name);
-        assert_eq!(before.len(), 1, "the thread is there");
+        assert!(!before.is_empty(), "the thread is there");
         tokio::time::sleep(wait).await;
-        cpu_time(&name)[0] - before[0]
+        cpu_time(&name).iter().sum::<u64>() - before.iter().sum::<u64>()
     };
     assert_eq!(time_of(Duration::from_millis(500)).await, 0);
     // One that is paused is looked at now and then.
