@@ -25,7 +25,7 @@ if command -v npm >/dev/null; then
     cp tests/e2e/clients/check.mjs "$clients/node/"
     if ! cmp -s tests/e2e/clients/package.json "$clients/node/installed"; then
         cp tests/e2e/clients/package.json "$clients/node/"
-        npm install --prefix "$clients/node" --silent --no-audit --no-fund
+        npm install --prefix "$clients/node" --loglevel=error --no-audit --no-fund >&2
         cp tests/e2e/clients/package.json "$clients/node/installed"
     fi
 else
