@@ -3,7 +3,9 @@
 //! Nothing here reads a clock, draws a random number, opens a file or a socket, or knows a model runtime. Whoever owns
 //! the real thing asks what to do, does it, and reports; so every decision can be tested as plain data.
 //!
-//! [`generation`] schedules text generation: continuous batching over the slots of a key-value cache.
+//! [`batching`] joins runs of a stateless graph. [`generation`] schedules text generation: continuous batching over the
+//! slots of a key-value cache.
 #![forbid(unsafe_code)]
 
+pub mod batching;
 pub mod generation;
