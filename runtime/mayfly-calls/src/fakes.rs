@@ -15,7 +15,7 @@ use mayfly_ledger::{
 use mayfly_registry::{Deployment, HandlerRecord, Key, KeyScope, Project, Resolved, Revision, RevisionSpec, Tenant};
 use mayfly_types::{
     DeploymentId, Digest, GuestLimits, KeyId, LevelId, LevelLimits, Meter, ModelId, Money, Period, ProjectId,
-    RequestId, RevisionId, TenantId,
+    RequestId, RevisionId, ScaleSpec, TenantId,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -209,6 +209,7 @@ pub(crate) struct Place {
     pub(crate) deployment: LevelLimits,
     pub(crate) key: LevelLimits,
     pub(crate) guest: GuestLimits,
+    pub(crate) scale: ScaleSpec,
 }
 
 impl Place {
@@ -224,6 +225,7 @@ impl Place {
             limits: self.guest.clone(),
             filter: Default::default(),
             share_prefixes: false,
+            scale: self.scale,
         };
         let resolved = Resolved {
             tenant: Tenant { id: tenant, name: "acme".parse().unwrap(), limits: self.tenant.clone(), created_at: 0 },

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use mayfly_host::{CompileError, Host};
 use mayfly_inference::ImportPolicy;
-use mayfly_types::{Digest, FilterSpec, GuestLimits, Name, ProjectId};
+use mayfly_types::{Digest, FilterSpec, GuestLimits, Name, ProjectId, ScaleSpec};
 use tokio::sync::OnceCell;
 
 use crate::flights::Flights;
@@ -52,6 +52,7 @@ pub struct DeployRequest {
     pub limits: GuestLimits,
     pub filter: FilterSpec,
     pub share_prefixes: bool,
+    pub scale: ScaleSpec,
 }
 
 /// A deploy, done.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mayfly_types::{FilterSpec, GuestLimits, Name};
+use mayfly_types::{FilterSpec, GuestLimits, Name, ScaleSpec};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,9 @@ pub struct Manifest {
     /// caller whether another one has sent the same prompt.
     #[serde(default)]
     pub share_prefixes: bool,
+    /// How many calls run at once, and how many wait.
+    #[serde(default, skip_serializing_if = "ScaleSpec::is_empty")]
+    pub scale: ScaleSpec,
     /// How to build it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<Build>,
@@ -126,6 +129,9 @@ impl Manifest {
         }
         if let Err(filter) = manifest.filter.validate() {
             problems.extend(filter.iter().map(ToString::to_string));
+        }
+        if let Err(scale) = manifest.scale.validate() {
+            problems.extend(scale.iter().map(ToString::to_string));
         }
         match manifest.handler.strip_prefix("builtin:") {
             Some(name) if name.parse::<Name>().is_err() => {
@@ -172,12 +178,16 @@ mod tests {
             guest_cpu_ms_max = 250
             [filter]
             block = ["hunter2", "Grüße"]
+            [scale]
+            concurrency_max = 4
+            queue_max = 8
             [build]
             command = "cargo build"
         "#;
         let manifest = Manifest::parse(text).expect("it is whole");
         assert_eq!(manifest.limits.guest_cpu_ms_max, 250);
         assert_eq!((manifest.filter.block.len(), manifest.share_prefixes), (2, true));
+        assert_eq!(manifest.scale, ScaleSpec { concurrency_max: Some(4), queue_max: Some(8) });
         assert_eq!(manifest.models["encoder"].table().device, Device::Cpu);
         let ranker = manifest.models["ranker"].table();
         assert_eq!((ranker.model.as_str(), ranker.device, ranker.all_positions), ("ranker-v2", Device::Cuda, true));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use mayfly_inference::{Device, ModelInfo};
 use mayfly_types::{
-    DeploymentId, Digest, FilterSpec, GuestLimits, KeyId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId,
+    DeploymentId, Digest, FilterSpec, GuestLimits, KeyId, LevelLimits, ModelId, Name, ProjectId, RevisionId, ScaleSpec,
+    TenantId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +161,9 @@ pub struct RevisionSpec {
     /// Whether all its callers go on from each other's prompts.
     #[serde(default)]
     pub share_prefixes: bool,
+    /// How many of its calls run at once, and how many wait.
+    #[serde(default, skip_serializing_if = "ScaleSpec::is_empty")]
+    pub scale: ScaleSpec,
 }
 
 /// An immutable version of a deployment.

@@ -34,6 +34,7 @@ async fn ten_thousand_deployments_cost_little() {
         limits: GuestLimits::default(),
         filter: Default::default(),
         share_prefixes: false,
+        scale: Default::default(),
     };
     let writes = (0..10_000).map(|number| {
         let (records, spec, name) = (records.clone(), spec.clone(), name(&format!("d{number}")));

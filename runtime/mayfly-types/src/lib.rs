@@ -13,6 +13,7 @@ mod limits;
 mod meter;
 mod money;
 mod name;
+mod scale;
 
 pub use budget::{Budget, Hold, HoldId, Refusal, RefusalKind};
 pub use digest::{Digest, DigestError, Digester};
@@ -23,3 +24,4 @@ pub use limits::{GuestLimits, LimitError};
 pub use meter::{Line, Meter, UnknownMeter};
 pub use money::{Money, MoneyError};
 pub use name::{Name, NameError};
+pub use scale::ScaleSpec;

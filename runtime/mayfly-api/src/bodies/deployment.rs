@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use mayfly_types::{
-    BLOCKED_TEXT_BYTES_MAX, BLOCKED_TEXTS_MAX, DeploymentId, Digest, FilterSpec, GuestLimits, ModelId, Name, RevisionId,
+    BLOCKED_TEXT_BYTES_MAX, BLOCKED_TEXTS_MAX, DeploymentId, Digest, FilterSpec, GuestLimits, ModelId, Name,
+    RevisionId, ScaleSpec,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ArrayBuilder, ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
@@ -93,6 +94,10 @@ pub struct NewDeployment {
     /// unless asked for; then each key goes on from its own prompts only. Never reaches beyond the deployment.
     #[serde(default)]
     pub share_prefixes: bool,
+    /// How many calls run at once, and how many wait for a place.
+    #[serde(default)]
+    #[schema(schema_with = scale)]
+    pub scale: ScaleSpec,
 }
 
 /// The filter's schema; the type belongs to a crate without OpenAPI.
@@ -103,6 +108,24 @@ fn filter() -> RefOr<Schema> {
         "Texts that generated text may not have, whatever the case of their letters; 256 bytes each, 16 KiB together",
     ));
     ObjectBuilder::new().property("block", texts).into()
+}
+
+/// The schema of the places; the type belongs to a crate without OpenAPI.
+fn scale() -> RefOr<Schema> {
+    let number = |least: u32, text| {
+        ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(least))
+            .maximum(Some(1_000_000))
+            .description(Some(text))
+    };
+    let running = "Calls that run at once; more wait. Without it as many run as the host allows, and none waits";
+    let waiting = "Calls that wait for a place, in order and within their deadline; one more is refused with 429. \
+                   Without it as many may wait as may run";
+    ObjectBuilder::new()
+        .property("concurrency_max", number(1, running))
+        .property("queue_max", number(0, waiting))
+        .into()
 }
 
 /// A deploy, done.
@@ -218,6 +241,10 @@ pub struct Revision {
     /// Whether all callers go on from each other's prompts.
     #[serde(default)]
     pub share_prefixes: bool,
+    /// How many calls run at once, and how many wait for a place.
+    #[serde(default)]
+    #[schema(schema_with = scale)]
+    pub scale: ScaleSpec,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

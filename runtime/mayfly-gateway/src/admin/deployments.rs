@@ -88,6 +88,7 @@ pub(crate) async fn deploy(
         limits: new.limits,
         filter: new.filter,
         share_prefixes: new.share_prefixes,
+        scale: new.scale,
     };
     let control = gateway.0.parts.control.clone();
     // A task of its own: a deploy that has begun ends, even if whoever asked has left.
@@ -223,6 +224,7 @@ async fn shown_revision(
         limits: revision.spec.limits.clone(),
         filter: revision.spec.filter.clone(),
         share_prefixes: revision.spec.share_prefixes,
+        scale: revision.spec.scale,
         created_at: Timestamp::from_micros(revision.created_at),
     })
 }
@@ -255,10 +257,12 @@ mod tests {
         let body = r#"{"handler": {"builtin": "embeddings"},
             "models": {"encoder": "minilm", "other": {"model": "big", "device": "cuda", "all_positions": true}},
             "config": {"k": "v"}, "limits": {"deadline_ms_max": 1000},
-            "filter": {"block": ["hunter2"]}, "share_prefixes": true}"#;
+            "filter": {"block": ["hunter2"]}, "share_prefixes": true,
+            "scale": {"concurrency_max": 4, "queue_max": 0}}"#;
         let new: NewDeployment = serde_json::from_str(body).unwrap();
         assert_eq!(new.limits.deadline_ms_max, 1000);
         assert_eq!((&*new.filter.block, new.share_prefixes), (&["hunter2".to_owned()][..], true));
+        assert_eq!((new.scale.concurrency_max, new.scale.queue_max), (Some(4), Some(0)));
         let grants = grants(new.models).unwrap();
         assert_eq!(grants.len(), 2);
         assert!(
@@ -276,6 +280,7 @@ mod tests {
             r#"{"handler": {"builtin": "a"}, "modles": {}}"#,
             r#"{"handler": {"builtin": "a"}, "limits": {"memory": 1}}"#,
             r#"{"handler": {"builtin": "a"}, "filter": {"blocked": []}}"#,
+            r#"{"handler": {"builtin": "a"}, "scale": {"instances": 3}}"#,
             r#"{"handler": {"builtin": "a"}, "models": {"Not A Name": "x"}}"#,
         ] {
             assert!(serde_json::from_str::<NewDeployment>(body).is_err(), "{body}");

@@ -34,8 +34,8 @@ impl Control {
         }
         let (handler, pin) = self.store(&project, request.handler).await?;
         let digest = handler.digest;
-        let DeployRequest { name, config, limits, filter, share_prefixes, .. } = request;
-        let spec = RevisionSpec { handler, models, config, limits, filter, share_prefixes };
+        let DeployRequest { name, config, limits, filter, share_prefixes, scale, .. } = request;
+        let spec = RevisionSpec { handler, models, config, limits, filter, share_prefixes, scale };
         let done = self.record(&project, &name, &spec).await;
         drop(pin);
         if done.is_err() {
@@ -222,6 +222,9 @@ fn check(request: &DeployRequest) -> Vec<String> {
     }
     if let Err(filter) = request.filter.validate() {
         problems.extend(filter.iter().map(ToString::to_string));
+    }
+    if let Err(scale) = request.scale.validate() {
+        problems.extend(scale.iter().map(ToString::to_string));
     }
     if request.models.len() > MODELS_MAX {
         problems.push(format!("{} models are granted; there may be {MODELS_MAX}", request.models.len()));

@@ -73,6 +73,7 @@ pub(super) fn deploy(
         "models": spec.models.keys().collect::<Vec<_>>(),
         "blocked_texts": spec.filter.block.len(),
         "share_prefixes": spec.share_prefixes,
+        "scale": spec.scale,
     });
     let target = |project: &str| format!("{project}/{name}");
     enter_for_project(connection, by, project, "deployment.deploy", target, details)?;

@@ -111,6 +111,7 @@ async fn every_method_that_changes_something_leaves_a_row() {
         limits: GuestLimits::default(),
         filter: FilterSpec { block: vec![secret.to_owned()] },
         share_prefixes: false,
+        scale: Default::default(),
     };
     let (d, first, second) = (name("d"), spec("hunter2"), spec("hunter3"));
     let deploy = records.deploy(project.id, &d, &first, 7);

@@ -57,6 +57,7 @@ fn spec(handler: &[u8], models: &[&Model]) -> RevisionSpec {
         limits: GuestLimits::default(),
         filter: FilterSpec { block: vec!["word".to_owned()] },
         share_prefixes: true,
+        scale: ScaleSpec { concurrency_max: Some(3), queue_max: Some(5) },
     }
 }
 

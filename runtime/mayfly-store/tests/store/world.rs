@@ -159,6 +159,7 @@ pub(crate) fn request(project: &Project, text: &str, handler: HandlerSource) -> 
         limits: GuestLimits::default(),
         filter: Default::default(),
         share_prefixes: false,
+        scale: Default::default(),
     }
 }
 

@@ -170,6 +170,9 @@ pub(super) struct Deploy {
     /// caller has sent the same prompt.
     #[arg(long)]
     pub(super) share_prefixes: bool,
+    /// How many calls run at once and how many wait: concurrency_max=4, queue_max=8. Repeatable.
+    #[arg(long = "scale", value_name = "NAME=VALUE")]
+    pub(super) scale: Vec<String>,
     /// Do not run the manifest's build command.
     #[arg(long)]
     pub(super) no_build: bool,

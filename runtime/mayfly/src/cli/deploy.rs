@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use mayfly_api::{Deployed, HandlerSource, ModelEntry, ModelTable, NewDeployment};
 use mayfly_client::Progress;
 use mayfly_registry::Manifest;
-use mayfly_types::{FilterSpec, GuestLimits, Name};
+use mayfly_types::{FilterSpec, GuestLimits, Name, ScaleSpec};
 
 use super::Session;
 use super::args::Deploy;
@@ -24,6 +24,7 @@ struct Plan {
     limits: GuestLimits,
     filter: FilterSpec,
     share_prefixes: bool,
+    scale: ScaleSpec,
 }
 
 enum Handler {
@@ -43,13 +44,14 @@ pub(super) async fn run(session: &Session, args: Deploy) -> anyhow::Result<()> {
     plan.limits = with_limits(&plan.limits, &args.limits)?;
     plan.filter.block.extend(args.block);
     plan.share_prefixes |= args.share_prefixes;
+    plan.scale = with_scale(plan.scale, &args.scale)?;
 
     let handler = match &plan.handler {
         Handler::Builtin(name) => HandlerSource::Builtin(name.clone()),
         Handler::File(file) => upload(session, file).await?,
     };
-    let Plan { name, models, config, limits, filter, share_prefixes, .. } = plan;
-    let request = NewDeployment { handler, models, config, limits, filter, share_prefixes };
+    let Plan { name, models, config, limits, filter, share_prefixes, scale, .. } = plan;
+    let request = NewDeployment { handler, models, config, limits, filter, share_prefixes, scale };
     let deployed = session.client.deploy(session.project(), name.as_str(), &request).await?;
     session.print(&deployed, describe)
 }
@@ -68,6 +70,7 @@ fn plan(args: &Deploy) -> anyhow::Result<Plan> {
             limits: GuestLimits::default(),
             filter: FilterSpec::default(),
             share_prefixes: false,
+            scale: ScaleSpec::default(),
         });
     }
     let source = Path::new(&args.source);
@@ -92,6 +95,7 @@ fn plan(args: &Deploy) -> anyhow::Result<Plan> {
         limits: GuestLimits::default(),
         filter: FilterSpec::default(),
         share_prefixes: false,
+        scale: ScaleSpec::default(),
     })
 }
 
@@ -122,6 +126,7 @@ fn from_folder(args: &Deploy, folder: &Path) -> anyhow::Result<Plan> {
         limits: manifest.limits,
         filter: manifest.filter,
         share_prefixes: manifest.share_prefixes,
+        scale: manifest.scale,
     })
 }
 
@@ -203,6 +208,16 @@ fn with_limits(limits: &GuestLimits, changes: &[String]) -> anyhow::Result<Guest
     Ok(serde_json::from_value(value)?)
 }
 
+fn with_scale(scale: ScaleSpec, changes: &[String]) -> anyhow::Result<ScaleSpec> {
+    let mut value = serde_json::to_value(scale)?;
+    for change in changes {
+        let (name, number) = change.split_once('=').with_context(|| format!("`{change}` is not NAME=VALUE"))?;
+        let number: u32 = number.parse().with_context(|| format!("`{change}`: the value is no whole number"))?;
+        value[name] = number.into();
+    }
+    serde_json::from_value(value).context("--scale")
+}
+
 async fn upload(session: &Session, file: &Path) -> anyhow::Result<HandlerSource> {
     let length = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
     let bar = upload_bar("uploading", length, session.global.json);
@@ -237,6 +252,15 @@ mod tests {
     fn names_from_file_names() {
         assert_eq!(name_from("Qwen2.5_0.5B-onnx").as_ref().map(Name::as_str), Some("qwen2-5-0-5b-onnx"));
         assert_eq!(name_from("__"), None);
+    }
+
+    #[test]
+    fn scale_by_name() {
+        let scale = ScaleSpec { queue_max: Some(1), ..ScaleSpec::default() };
+        let scale = with_scale(scale, &["concurrency_max=7".into(), "queue_max=0".into()]).expect("known names");
+        assert_eq!((scale.concurrency_max, scale.queue_max), (Some(7), Some(0)));
+        let error = with_scale(scale, &["concurrency=7".into()]).expect_err("no such name");
+        assert!(format!("{error:#}").contains("concurrency_max"), "{error:#}");
     }
 
     #[test]

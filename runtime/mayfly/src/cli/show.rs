@@ -74,6 +74,11 @@ fn describe(deployment: &Deployment) -> String {
         if revision.share_prefixes {
             text.push_str("prefixes   shared by all callers\n");
         }
+        if let Ok(serde_json::Value::Object(scale)) = serde_json::to_value(revision.scale) {
+            for (name, value) in scale {
+                text.push_str(&format!("scale      {name} = {value}\n"));
+            }
+        }
         if let Ok(serde_json::Value::Object(limits)) = serde_json::to_value(&revision.limits) {
             for (limit, value) in limits {
                 text.push_str(&format!("limit      {limit} = {value}\n"));
