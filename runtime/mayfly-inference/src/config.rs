@@ -1,7 +1,9 @@
 //! Settings of the inference side of a node.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use mayfly_scheduler::batching::Settings;
 use serde::{Deserialize, Serialize};
 
 /// Settings of [`crate::Inference`].
@@ -18,6 +20,14 @@ pub struct Config {
     pub session_stay_ms_min: u64,
     /// Runs waiting for one executor; one more is refused.
     pub queue_runs_max: u32,
+    /// Rows that runs of different callers may make together in one run of a graph. What one caller gives is never cut.
+    pub batch_rows_max: u32,
+    /// Rows times positions of such a run, padding included.
+    pub batch_positions_max: u64,
+    /// How long a run waits for company when its model is free. 0 never waits: what is there runs.
+    pub batch_delay_us: u64,
+    /// Runs known to take no longer than this are done on the thread that asks. 0 never.
+    pub inline_us_max: u64,
     /// Sessions loaded at once.
     pub sessions_max: u32,
     /// The most bytes that the outputs of one run may take, as predicted from its inputs.
@@ -46,6 +56,10 @@ impl Default for Config {
             session_idle_ms: 300_000,
             session_stay_ms_min: 10_000,
             queue_runs_max: 256,
+            batch_rows_max: 64,
+            batch_positions_max: 8192,
+            batch_delay_us: 0,
+            inline_us_max: 100,
             sessions_max: 256,
             output_bytes_max: 1 << 30,
             prepack: true,
@@ -68,6 +82,21 @@ impl Config {
         }
     }
 
+    /// Limits of each executor's queue and of what is joined.
+    pub(crate) fn batching(&self) -> Settings {
+        Settings {
+            runs_max: self.queue_runs_max as usize,
+            rows_max: self.batch_rows_max,
+            positions_max: self.batch_positions_max,
+            delay: Duration::from_micros(self.batch_delay_us),
+        }
+    }
+
+    /// `inline_us_max`, none for 0.
+    pub(crate) fn inline(&self) -> Option<Duration> {
+        (self.inline_us_max > 0).then(|| Duration::from_micros(self.inline_us_max))
+    }
+
     /// `constraint_compiles_max`, resolved: at least one.
     pub(crate) fn constraint_compiles(&self) -> usize {
         match self.constraint_compiles_max {
@@ -84,6 +113,18 @@ impl Config {
         let mut problems = Vec::new();
         if self.queue_runs_max == 0 {
             problems.push("inference.queue_runs_max must be at least 1".to_owned());
+        }
+        if self.batch_rows_max == 0 {
+            problems.push("inference.batch_rows_max must be at least 1; 1 joins nothing".to_owned());
+        }
+        if self.batch_positions_max == 0 {
+            problems.push("inference.batch_positions_max must be at least 1; 1 joins nothing".to_owned());
+        }
+        if self.batch_delay_us > 1_000_000 {
+            problems.push("inference.batch_delay_us must be at most 1000000 (a second)".to_owned());
+        }
+        if self.inline_us_max > 10_000 {
+            problems.push("inference.inline_us_max must be at most 10000: other calls wait meanwhile".to_owned());
         }
         if self.sessions_max == 0 {
             problems.push("inference.sessions_max must be at least 1".to_owned());

@@ -33,10 +33,10 @@ pub use generation::{
 pub use library::{ORT_VERSION, library_places, prepare_process};
 pub use package::{
     Batching, DecoderInfo, DecoderInputs, DecoderLayout, DimensionInfo, GenerationDefaults, ImportPolicy, Imported,
-    ModelInfo, Package, Role, TensorInfo, import, probe, probe_in_child,
+    ModelInfo, Package, Role, RunBatching, TensorInfo, import, probe, probe_in_child,
 };
 pub use prepare::{Output, Prepared, RunLimits, Seen};
 pub use residency::{Residency, Resident};
-pub use runtime::{Inference, RunStats, RuntimeInfo};
+pub use runtime::{Caller, Inference, RunStats, RuntimeInfo};
 pub use tensor::{ElementType, Tensor, TensorError};
 pub use tokenizer::{EncodeOptions, Encoding};

@@ -107,7 +107,8 @@ impl Package {
                 None => hold.push(*line),
             }
         }
-        let request = Request { inputs, outputs: plans, output_bytes_max: limits.output_bytes_max };
+        let joint = self.joint(&inputs);
+        let request = Request { inputs, outputs: plans, output_bytes_max: limits.output_bytes_max, joint };
         Ok(Prepared { request, start, hold })
     }
 }

@@ -29,8 +29,10 @@ pub struct Resident {
     pub idle: Option<Duration>,
     /// How long its load took.
     pub load: Duration,
-    /// Runs since its load.
+    /// Runs of callers since its load.
     pub runs: u64,
+    /// Runs of the graph since its load: several callers' runs may have been one.
+    pub batches: u64,
     /// Resident bytes of the process that the load added, as measured around it; loads at the same time blur it.
     pub bytes: u64,
 }
@@ -41,6 +43,7 @@ impl Resident {
         self.idle = self.idle.zip(other.idle).map(|(this, other)| this.min(other));
         self.load = self.load.max(other.load);
         self.runs = self.runs.saturating_add(other.runs);
+        self.batches = self.batches.saturating_add(other.batches);
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }

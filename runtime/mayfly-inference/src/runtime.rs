@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use self::clock::Bell;
 use crate::generation::{self, Engine, NotTaken, Rejected, Turns};
 use crate::residency::{Claim, Residents};
-use crate::session::{Executor, Model, Options, Pool, Refused, Request, Ticket};
+use crate::session::{Done, Executor, Model, Options, Pool, Refused, Request, Ticket};
 use crate::{
     Config, Copies, CopySettings, DecoderInfo, Device, EngineLoad, Generation, GenerationError, GenerationRequest,
     LoadError, Output, Package, Prepared, Residency, RunError, StartError, library,
@@ -40,6 +40,19 @@ pub struct RunStats {
     pub load: Option<Duration>,
     /// Inside ONNX Runtime.
     pub run: Duration,
+    /// The part of `run` that is this caller's, where several callers shared the run.
+    pub share: Duration,
+}
+
+/// Who asks for a run, and until when.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// The tenant: runs of one model are shared out fairly among tenants.
+    pub owner: u128,
+    /// When the answer must be there.
+    pub deadline: Instant,
+    /// Cancelled when nobody waits for it any more.
+    pub cancel: &'a CancellationToken,
 }
 
 /// ONNX Runtime, opened once, and the executors of all loaded models. Clones share it.
@@ -90,7 +103,8 @@ impl Inference {
         let options = Options {
             library,
             threads,
-            queue_runs_max: config.queue_runs_max,
+            batching: config.batching(),
+            inline: config.inline(),
             copies: copies.clone(),
             pool: Pool::Shared,
         };
@@ -117,9 +131,11 @@ impl Inference {
         self.0.output_bytes_max
     }
 
-    /// Runs what was prepared: loads the model if it is not loaded (once, however many ask), queues, runs.
+    /// Runs what was prepared: loads the model if it is not loaded (once, however many ask), queues, runs. Runs that wait
+    /// together are joined where the graph allows it; each gets its own rows. A run known to be very short is done on the
+    /// calling thread when the session is free.
     ///
-    /// `started` is called exactly once, on the executor's thread, when nothing can keep the run from being owed any
+    /// `started` is called exactly once, on the thread that runs, when nothing can keep the run from being owed any
     /// more: just before ONNX Runtime begins. It is not called if nothing ran. Dropping the future stops waiting and
     /// asks a running graph to stop; its buffers live until ONNX Runtime has returned.
     ///
@@ -130,21 +146,20 @@ impl Inference {
         package: &Arc<Package>,
         device: Device,
         prepared: Prepared,
-        deadline: Instant,
-        cancel: &CancellationToken,
+        caller: Caller<'_>,
         started: impl FnOnce() + Send + 'static,
     ) -> Result<(Vec<Output>, RunStats), RunError> {
-        self.run_model(package.model(device), prepared.into_request(), deadline, cancel, Box::new(started)).await
+        self.run_model(package.model(device), prepared.into_request(), caller, Box::new(started)).await
     }
 
     pub(crate) async fn run_model(
         &self,
         model: Model,
         mut request: Request,
-        deadline: Instant,
-        cancel: &CancellationToken,
+        caller: Caller<'_>,
         mut started: Box<dyn FnOnce() + Send>,
     ) -> Result<(Vec<Output>, RunStats), RunError> {
+        let Caller { owner, deadline, cancel } = caller;
         let mut load = None;
         loop {
             let executor = tokio::select! {
@@ -152,10 +167,14 @@ impl Inference {
                 () = cancel.cancelled() => return Err(LoadError::Deadline.into()),
                 executor = self.executor(&model, deadline, &mut load) => executor?,
             };
-            let ticket = Arc::new(executor.ticket(deadline, cancel)?);
+            let ticket = Arc::new(Ticket::new(deadline, cancel.clone()));
+            (request, started) = match executor.run_here(request, &ticket, started) {
+                Ok(answer) => return answer.map(|done| done.with_load(load)),
+                Err(given_back) => given_back,
+            };
             // From here on, however this ends, a run that nobody waits for is dropped or stopped.
             let mut stay = Stay { executor: &executor, ticket: &ticket, over: false };
-            let answer = match executor.submit(request, &ticket, started) {
+            let answer = match executor.submit(owner, request, &ticket, started) {
                 Ok(answer) => answer,
                 Err((_, _, Refused::Full)) => return Err(RunError::QueueFull { limit: executor.queue_runs_max() }),
                 // Dropped between our claim and now. It is loaded again.
@@ -173,7 +192,7 @@ impl Inference {
             };
             stay.over = true;
             return match answer {
-                Ok(result) => result.map(|done| (done.outputs, RunStats { queue: done.queue, load, run: done.run })),
+                Ok(result) => result.map(|done| done.with_load(load)),
                 // The queue was closed over it: it never began.
                 Err(_) => Err(LoadError::Failed { detail: "its executor was stopped".to_owned() }.into()),
             };
@@ -345,6 +364,12 @@ async fn loaded<T>(claim: Claim<T>, deadline: Instant) -> Result<Arc<T>, LoadErr
         Err(_) => Err(LoadError::Deadline),
         Ok(Ok(outcome)) => outcome.clone().expect("it was waited for"),
         Ok(Err(_)) => Err(LoadError::Failed { detail: "its load was given up".to_owned() }),
+    }
+}
+
+impl Done {
+    fn with_load(self, load: Option<Duration>) -> (Vec<Output>, RunStats) {
+        (self.outputs, RunStats { queue: self.queue, load, run: self.run, share: self.share })
     }
 }
 

@@ -4,15 +4,20 @@
 //! long, is decided in [`crate::residency`]; what a run costs is counted before it gets here.
 
 mod executor;
+mod inline;
+mod join;
 mod load;
+mod probe;
 mod queue;
 mod run;
 mod save;
 mod ticket;
 
 pub(crate) use executor::{Executor, give_memory_back, start};
+pub(crate) use join::{JoinRules, Joint};
 pub(crate) use load::{CopySource, Loaded, Model, Options, Pool, Source, check_device, load, probe_load};
+pub(crate) use probe::try_joining;
 pub(crate) use queue::Refused;
-pub(crate) use run::{OutputPlan, Request, readable};
+pub(crate) use run::{Done, OutputPlan, Request, readable};
 pub(crate) use save::save_copy;
 pub(crate) use ticket::Ticket;

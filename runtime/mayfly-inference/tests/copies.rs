@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use mayfly_inference::{
-    Config, CopySettings, Device, ElementType, ImportPolicy, Inference, Package, RunLimits, RunStats, Tensor, import,
-    prepare_process, probe_in_child,
+    Caller, Config, CopySettings, Device, ElementType, ImportPolicy, Inference, Package, RunLimits, RunStats, Tensor,
+    import, prepare_process, probe_in_child,
 };
 use mayfly_types::{Digest, ModelId};
 use tempfile::TempDir;
@@ -167,7 +167,10 @@ async fn run(inference: &Inference, package: &Arc<Package>, inputs: Vec<(String,
     let limits = RunLimits { output_bytes_max: 1 << 30, all_positions: true };
     let prepared = package.prepare(ModelId::new(), inputs, limits).unwrap();
     let never = CancellationToken::new();
-    let (outputs, stats) = inference.run(package, Device::Cpu, prepared, soon(), &never, || {}).await.unwrap();
+    let (outputs, stats) = inference
+        .run(package, Device::Cpu, prepared, Caller { owner: 1, deadline: soon(), cancel: &never }, || {})
+        .await
+        .unwrap();
     (outputs.iter().map(|output| output.tensor.bytes().to_vec()).collect(), stats)
 }
 

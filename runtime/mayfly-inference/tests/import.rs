@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
-use mayfly_inference::{ImportError, ImportPolicy, Imported, Package, Role, import, probe_in_child};
+use mayfly_inference::{ImportError, ImportPolicy, Imported, Package, Role, RunBatching, import, probe_in_child};
 use tempfile::TempDir;
 
 fn main() {
@@ -23,6 +23,7 @@ fn main() {
     };
     let trials = vec![
         trial("good_models_load_once_and_are_stored", good_models_load_once_and_are_stored),
+        trial("whether_rows_can_be_joined_is_tried", whether_rows_can_be_joined_is_tried),
         trial("what_the_library_refuses_is_refused", what_the_library_refuses_is_refused),
         trial("a_chat_template_is_tried_by_the_child", a_chat_template_is_tried_by_the_child),
         trial("a_child_that_hangs_is_ended", a_child_that_hangs_is_ended),
@@ -68,6 +69,24 @@ fn good_models_load_once_and_are_stored() {
     let again = import_into(dest.path(), &fixture("decoder.onnx"), &policy).unwrap();
     assert_eq!(again.info.inputs[2].role, Role::Past);
     assert_eq!(std::fs::read_dir(dest.path()).unwrap().count(), 12);
+}
+
+fn whether_rows_can_be_joined_is_tried() {
+    let dest = TempDir::new().unwrap();
+    let batching = |name: &str| {
+        let imported = import_into(dest.path(), &fixture(name), &ImportPolicy::default()).unwrap();
+        Package::open(&dest.path().join(imported.digest.hex())).unwrap().batching().clone()
+    };
+    assert_eq!(batching("rows.onnx"), RunBatching::Rows);
+    // Without a padding token it cannot be padded.
+    assert_eq!(batching("encoder.onnx"), RunBatching::Rows);
+    assert_eq!(batching("embedder"), RunBatching::Padded { by_position: vec!["last_hidden_state".to_owned()] });
+    for (name, word) in
+        [("stateful.onnx", "state"), ("loop.onnx", "Loop"), ("decoder.onnx", "state"), ("mixing.onnx", "beside them")]
+    {
+        let RunBatching::Alone { why } = batching(name) else { panic!("{name} was joined") };
+        assert!(why.contains(word), "{name}: {why}");
+    }
 }
 
 fn what_the_library_refuses_is_refused() {

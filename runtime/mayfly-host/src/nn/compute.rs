@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use mayfly_inference::{
-    ElementType, InputError, LoadError, Output, Package, Prepared, Role, RunError, RunLimits, RunStats, Tensor,
+    Caller, ElementType, InputError, LoadError, Output, Package, Prepared, Role, RunError, RunLimits, RunStats, Tensor,
 };
 use mayfly_types::{Hold, Line, Meter, ModelId, Refusal};
 use wasmtime::component::ResourceTableError;
@@ -123,11 +123,11 @@ impl NnState {
             on_start.charge(&lines);
             exposed.into_iter().for_each(OnRead::charge);
         };
-        let result =
-            self.inference.run(&grant.package, grant.device, prepared, self.deadline, &self.cancel, started).await;
+        let caller = Caller { owner: self.asker.owner, deadline: self.deadline, cancel: &self.cancel };
+        let result = self.inference.run(&grant.package, grant.device, prepared, caller, started).await;
         drop(shares);
         let (outputs, stats) = result.map_err(|error| self.run_error(error))?;
-        let micros = u64::try_from(stats.run.as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(stats.share.as_micros()).unwrap_or(u64::MAX);
         hold.charge(&[Line { meter: Meter::InferenceMicros, model: Some(grant.model), quantity: micros }]);
         self.clock.add(|timings| timings.inference += stats.run);
         Ok((self.hand_out(grant, outputs, hold)?, stats))

@@ -258,6 +258,7 @@ impl Engine {
             idle: self.idle(),
             load: self.load,
             runs: gauges.steps,
+            batches: gauges.steps,
             bytes: self.bytes.saturating_add(gauges.bytes),
         }
     }

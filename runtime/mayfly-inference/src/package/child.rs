@@ -37,6 +37,8 @@ pub(crate) struct ChildWork<'a> {
 pub(crate) struct Heard {
     pub(crate) stdout: Vec<u8>,
     pub(crate) ended: Result<(), String>,
+    /// It was ended because its time was over.
+    pub(crate) too_long: bool,
 }
 
 /// Runs `child` with `__probe-model`: it loads the package, says what it saw, and then makes the copy if one is wanted.
@@ -73,6 +75,7 @@ pub(crate) fn first_load(child: &Path, work: &ChildWork<'_>) -> io::Result<Heard
     drop(running);
     let stdout = stdout.join().unwrap_or_default();
     let stderr = stderr.join().unwrap_or_default();
+    let too_long = matches!(end, End::TooLong);
     let ended = match end {
         End::TooLong => Err(format!("it took longer than {} s", limits.timeout.as_secs_f32())),
         End::Unwanted => Err("nobody wants it any more".to_owned()),
@@ -82,7 +85,7 @@ pub(crate) fn first_load(child: &Path, work: &ChildWork<'_>) -> io::Result<Heard
             None => said(&stderr, &folder),
         }),
     };
-    Ok(Heard { stdout, ended })
+    Ok(Heard { stdout, ended, too_long })
 }
 
 /// Only what finding the library needs.

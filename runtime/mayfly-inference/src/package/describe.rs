@@ -36,6 +36,12 @@ pub(crate) struct Description {
     pub(crate) embeddings: Option<String>,
     /// Outputs whose shape the graph does not tell: their `dimensions` are empty and mean nothing.
     pub(crate) unshaped: Vec<String>,
+    /// How much there is to do in a run follows from the sizes of its inputs, whatever is in them.
+    #[serde(default)]
+    pub(crate) steady: bool,
+    /// An operator whose result for one row may depend on other rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mixes: Option<String>,
     /// How to make prompts of chats, if it is a decoder with a template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chat: Option<ChatTemplate>,

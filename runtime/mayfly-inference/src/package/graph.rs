@@ -6,6 +6,7 @@ use super::external::External;
 use super::functions::{Body, expanded};
 use super::import::ImportPolicy;
 use super::info::{DimensionInfo, Role, TensorInfo};
+use super::nature::Nature;
 use super::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use super::operators::{allowed, shown};
 use super::tensors::{self, Constant};
@@ -29,6 +30,8 @@ pub(super) struct Checked {
     pub(super) unshaped: Vec<String>,
     /// What is connected to its inputs and outputs.
     pub(super) wiring: Wiring,
+    /// What its operators say of its runs.
+    pub(super) nature: Nature,
 }
 
 type Functions<'a> = HashMap<(&'a str, &'a str, &'a str), usize>;
@@ -70,7 +73,8 @@ pub(super) fn check(model: &ModelProto, policy: &ImportPolicy) -> Result<Checked
     walk.depth(size.depth)?;
     let (inputs, outputs, unshaped) = interface(graph)?;
     let wiring = Wiring::of(graph, &inputs);
-    Ok(Checked { externals: walk.externals, inputs, outputs, unshaped, wiring })
+    let nature = Nature::of(model);
+    Ok(Checked { externals: walk.externals, inputs, outputs, unshaped, wiring, nature })
 }
 
 struct Walk<'a> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mayfly_types::Digest;
 use prost::Message as _;
 
+use super::batching::FINDING;
 use super::decoder::resolve::{Graph, resolve};
 use super::decoder::{Batching, DecoderInfo};
 use super::describe::{Description, FORMAT};
@@ -84,14 +85,17 @@ pub fn import(source: &Path, dest: &Path, policy: &ImportPolicy, child: &Path) -
     let (staged, description) = stage(source, dest, policy)?;
     let digest = staged.describe(&description)?;
     let copy = policy.copies.as_ref().and_then(|copies| copies.begin(digest, description.weight_bytes()));
-    let copied = probe::check_first_load(child, staged.path(), &description, policy, copy.as_ref())?;
+    let seen = probe::check_first_load(child, staged.path(), &description, policy, copy.as_ref())?;
+    staged.note(FINDING, &seen.batching)?;
     staged.commit(dest, digest)?;
-    if let Some(copy) = copy.filter(|_| copied)
+    if let Some(copy) = copy.filter(|_| seen.copied)
         && let Err(error) = copy.keep()
     {
         tracing::info!(model = %digest, %error, "the prepacked copy could not be kept");
     }
-    Ok(Imported { digest, info: description.info })
+    let mut info = description.info;
+    seen.batching.tell(&mut info);
+    Ok(Imported { digest, info })
 }
 
 /// Everything before the description is written: the files are copied and checked.
@@ -142,6 +146,8 @@ pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result
         embeddings,
         unshaped: checked.unshaped,
         chat,
+        steady: checked.nature.steady,
+        mixes: checked.nature.mixes,
     };
     Ok((staged, description))
 }

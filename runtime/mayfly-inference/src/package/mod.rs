@@ -4,6 +4,7 @@
 //! resolved description; the digest of that one file is the package's identity. Runs are prepared in
 //! `prepare.rs`, sessions are made in `session.rs`.
 
+mod batching;
 mod child;
 mod decoder;
 mod describe;
@@ -15,6 +16,7 @@ mod import;
 mod info;
 mod mapped;
 mod model_toml;
+mod nature;
 mod onnx;
 mod open;
 mod operators;
@@ -30,6 +32,7 @@ mod wiring;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use batching::RunBatching;
 pub(crate) use child::{ChildLimits, ChildWork, first_load};
 pub use decoder::{Batching, DecoderInfo, DecoderInputs, DecoderLayout, GenerationDefaults};
 pub(crate) use describe::Description;

@@ -7,13 +7,14 @@ use std::sync::{Arc, OnceLock};
 
 use mayfly_types::Digest;
 
+use super::batching::RunBatching;
 use super::describe::{DESCRIPTION, Description, FORMAT};
 use super::info::ModelInfo;
-use crate::PackageError;
 use crate::chat::Prompter;
 use crate::generation::Vocabulary;
-use crate::session::CopySource;
+use crate::session::{CopySource, JoinRules, Joint};
 use crate::tokenizer::Loaded;
+use crate::{PackageError, Tensor};
 
 const DESCRIPTION_BYTES_MAX: u64 = 64 << 20;
 
@@ -24,6 +25,8 @@ pub struct Package {
     folder: Arc<Path>,
     weight_bytes: u64,
     description: Description,
+    batching: RunBatching,
+    join: Option<Arc<JoinRules>>,
     pub(crate) tokenizer: OnceLock<Loaded>,
     /// What chats are made with, or why they cannot be.
     pub(crate) prompter: OnceLock<Result<Prompter, String>>,
@@ -45,7 +48,7 @@ impl Package {
         if name.len() == 64 && name != digest.hex() {
             return Err(PackageError::Damaged("the description does not match the digest".to_owned()));
         }
-        let description: Description = serde_json::from_slice(&text).map_err(|error| {
+        let mut description: Description = serde_json::from_slice(&text).map_err(|error| {
             PackageError::Damaged(format!("the description cannot be read (line {})", error.line()))
         })?;
         if description.format != FORMAT {
@@ -58,11 +61,16 @@ impl Package {
             }
         }
         let weight_bytes = description.weight_bytes();
+        let batching = RunBatching::read(folder).checked(&description);
+        let join = batching.rules(&description.info);
+        batching.tell(&mut description.info);
         Ok(Self {
             digest,
             folder: folder.into(),
             weight_bytes,
             description,
+            batching,
+            join,
             tokenizer: OnceLock::new(),
             prompter: OnceLock::new(),
             vocabulary: Vocabulary::default(),
@@ -77,6 +85,21 @@ impl Package {
     /// What it is.
     pub fn info(&self) -> &ModelInfo {
         &self.description.info
+    }
+
+    /// Whether runs of different callers share runs of the graph.
+    pub fn batching(&self) -> &RunBatching {
+        &self.batching
+    }
+
+    /// How a run with these inputs can be joined with others, if it can.
+    pub(crate) fn joint(&self, inputs: &[(String, Tensor)]) -> Option<Joint> {
+        super::batching::joint(self.info(), self.join.as_ref()?, inputs)
+    }
+
+    /// Whether how much there is to do in a run follows from the sizes of its inputs.
+    pub(crate) fn is_steady(&self) -> bool {
+        self.description.steady
     }
 
     /// Everything that was resolved at import.

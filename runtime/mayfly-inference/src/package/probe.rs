@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, nice, setrlimit};
 use serde::Deserialize;
 
+use super::batching::{RunBatching, candidate};
 use super::child::{ChildLimits, ChildWork, first_load};
 use super::describe::Description;
 use super::import::ImportPolicy;
@@ -94,12 +95,23 @@ pub fn probe(folder: &Path, config: &Config) -> Result<(), String> {
     let package = Package::open(folder).map_err(|error| error.to_string())?;
     package.check_tokenizer()?;
     package.check_chat_template()?;
-    let answer = crate::session::probe_load(&package.graph_path(), config)?;
+    let (mut session, answer) = crate::session::probe_load(&package.graph_path(), config)?;
+    say(&answer);
+    // The model has loaded. What comes now may take long or fail without spoiling that.
+    let batching = match candidate(package.description()) {
+        Ok(pads) => crate::session::try_joining(&mut session, &package, pads),
+        Err(why) => RunBatching::alone(why),
+    };
+    say(&serde_json::to_string(&batching).map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+/// A line on the way back to the import.
+fn say(line: &str) {
     #[expect(clippy::print_stdout, reason = "standard output is the way back to the import")]
     {
-        println!("{answer}");
+        println!("{line}");
     }
-    Ok(())
 }
 
 #[derive(Debug, Deserialize)]
@@ -115,35 +127,47 @@ struct Outlet {
     element_type: Option<ElementType>,
 }
 
-/// The parent's side: loads `folder` in `child` and compares what it saw with `description`. True if it went on to make
-/// the copy, where one was wanted; that it could not is no fault of the model's first load.
+/// What the first load told.
+pub(super) struct FirstLoad {
+    /// The prepacked copy was made, where one was wanted.
+    pub(super) copied: bool,
+    pub(super) batching: RunBatching,
+}
+
+/// The parent's side: loads `folder` in `child` and compares what it saw with `description`. That the child ran out of
+/// time behind that, or could not make the copy, is no fault of the model's first load; that its runs kill the library is.
 pub(super) fn check_first_load(
     child: &Path,
     folder: &Path,
     description: &Description,
     policy: &ImportPolicy,
     copy: Option<&Draft>,
-) -> Result<bool, ImportError> {
+) -> Result<FirstLoad, ImportError> {
     let limits = ChildLimits {
         timeout: policy.probe_timeout,
         bytes_max: policy.probe_bytes_max,
         ort_dylib: policy.ort_dylib.as_deref(),
     };
     let heard = first_load(child, &ChildWork { folder, limits, copy, wanted: &|| true })?;
-    // The answer is the first line, and it is whole if the line is.
-    let line = heard.stdout.split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
-    let loaded = heard.ended.is_ok() || (copy.is_some() && line.ends_with(b"\n"));
+    // Each answer is a line, and it is whole if the line is.
+    let mut lines = heard.stdout.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let (loaded, batching) = (lines.next(), lines.next());
     if let Err(why) = &heard.ended {
-        if !loaded {
+        let went_well = batching.is_some() || (loaded.is_some() && heard.too_long);
+        if !went_well {
             return Err(ImportError::Probe(why.clone()));
         }
-        tracing::info!(why, "a model was loaded for the first time, and no prepacked copy could be made");
+        tracing::info!(why, "a model was loaded for the first time, and what comes after that was not done");
     }
-    let answer: Answer = serde_json::from_slice(line)
-        .map_err(|_| ImportError::Probe("the child gave no answer that can be read".to_owned()))?;
+    let unreadable = || ImportError::Probe("the child gave no answer that can be read".to_owned());
+    let answer: Answer = serde_json::from_slice(loaded.ok_or_else(unreadable)?).map_err(|_| unreadable())?;
     agree("input", &description.info.inputs, &answer.inputs, true)?;
     agree("output", &description.info.outputs, &answer.outputs, false)?;
-    Ok(heard.ended.is_ok())
+    let batching = match batching {
+        Some(line) => serde_json::from_slice::<RunBatching>(line).map_err(|_| unreadable())?.checked(description),
+        None => RunBatching::alone("trying it took too long"),
+    };
+    Ok(FirstLoad { copied: heard.ended.is_ok(), batching })
 }
 
 /// What the library found must be what was checked.

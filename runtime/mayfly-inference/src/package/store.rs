@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mayfly_types::{Digest, Digester};
+use serde::Serialize;
 use tempfile::TempDir;
 
+use super::batching::FINDING;
 use super::describe::{DESCRIPTION, Description, FileRecord};
 use super::import::ImportPolicy;
 use super::open::Package;
@@ -56,8 +58,8 @@ impl Staged {
     pub(super) fn add(&mut self, path: &Path, mut from: File, limit: u64) -> Result<(), ImportError> {
         let name =
             path.to_str().ok_or_else(|| ImportError::Refused("a file's name is not UTF-8".to_owned()))?.to_owned();
-        if name == DESCRIPTION {
-            return Err(ImportError::Refused(format!("`{DESCRIPTION}` is reserved for the host's own description")));
+        if [DESCRIPTION, FINDING].contains(&name.as_str()) {
+            return Err(ImportError::Refused(format!("`{name}` is reserved for the host's own description")));
         }
         if self.files.contains_key(&name) {
             return Ok(());
@@ -118,6 +120,14 @@ impl Staged {
         file.write_all(&text)?;
         seal(&file)?;
         Ok(Digest::of(&text))
+    }
+
+    /// Writes a finding beside the files, which is no part of the package's identity.
+    pub(super) fn note(&self, name: &str, finding: &impl Serialize) -> Result<(), ImportError> {
+        let text = serde_json::to_vec(finding).map_err(io::Error::from)?;
+        let mut file = self.create(Path::new(name))?;
+        file.write_all(&text)?;
+        Ok(seal(&file)?)
     }
 
     /// Makes the folder the package `digest` of `dest`. What is there already is the same and stays.

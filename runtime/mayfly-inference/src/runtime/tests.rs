@@ -1,6 +1,8 @@
 //! Real runs on the real library. Where it is missing these tests fail; they never skip. One file: all of them stand on the
 //! same few models and helpers, and each is a short story about one handle.
 
+mod joining;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,8 +12,8 @@ use futures::future::join_all;
 use mayfly_types::Digest;
 use tokio_util::sync::CancellationToken;
 
-use super::{Inference, RunStats};
-use crate::session::{self, Executor, Model, Options, OutputPlan, Refused, Request, Source};
+use super::{Caller, Inference, RunStats};
+use crate::session::{self, Executor, Model, Options, OutputPlan, Refused, Request, Source, Ticket};
 use crate::{Config, Device, ElementType, LoadError, Output, RunError, StartError, Tensor};
 
 fn folder() -> PathBuf {
@@ -26,7 +28,14 @@ fn start(config: Config) -> Inference {
 
 fn model(name: &str) -> Model {
     let file = folder().join(format!("{name}.onnx"));
-    Model { digest: Digest::of(name.as_bytes()), file, device: Device::Cpu, fixed_shapes: false, copy: None }
+    Model {
+        digest: Digest::of(name.as_bytes()),
+        file,
+        device: Device::Cpu,
+        fixed_shapes: false,
+        steady: false,
+        copy: None,
+    }
 }
 
 fn f32s(dimensions: &[u32], values: &[f32]) -> Tensor {
@@ -44,11 +53,16 @@ fn request(inputs: &[(&str, Tensor)], outputs: &[&str]) -> Request {
         inputs: inputs.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect(),
         outputs: outputs.iter().map(plan).collect(),
         output_bytes_max: 1 << 30,
+        joint: None,
     }
 }
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
+}
+
+fn by(cancel: &CancellationToken) -> Caller<'_> {
+    Caller { owner: 1, deadline: soon(), cancel }
 }
 
 /// Runs, and gives how often `started` was called as well.
@@ -60,7 +74,7 @@ async fn run_until(
     cancel: &CancellationToken,
 ) -> (Result<(Vec<Output>, RunStats), RunError>, usize) {
     let begun = Begun::default();
-    let result = inference.run_model(model, request, deadline, cancel, begun.callback()).await;
+    let result = inference.run_model(model, request, Caller { owner: 1, deadline, cancel }, begun.callback()).await;
     (result, begun.times())
 }
 
@@ -258,7 +272,7 @@ async fn a_cancelled_and_a_dropped_run_stop() {
     inference.load_model(model("slow"), soon()).await.unwrap();
     let working = || inference.residency().models[0].idle.is_none();
     let (cancel, begun) = (CancellationToken::new(), Begun::default());
-    let first = inference.run_model(model("slow"), endless(), soon(), &cancel, begun.callback());
+    let first = inference.run_model(model("slow"), endless(), by(&cancel), begun.callback());
     let (result, ()) = tokio::join!(first, async {
         until("begun", || begun.times() == 1).await;
         cancel.cancel();
@@ -271,7 +285,7 @@ async fn a_cancelled_and_a_dropped_run_stop() {
         let (inference, callback) = (inference.clone(), begun.callback());
         async move {
             let cancel = CancellationToken::new();
-            inference.run_model(model("slow"), endless(), soon(), &cancel, callback).await.map(drop)
+            inference.run_model(model("slow"), endless(), by(&cancel), callback).await.map(drop)
         }
     });
     until("begun", || begun.times() == 1).await;
@@ -286,7 +300,12 @@ async fn the_watchdog_stops_a_run_whose_caller_is_stuck() {
     inference.load_model(model("slow"), soon()).await.unwrap();
     let (cancel, begun) = (CancellationToken::new(), Begun::default());
     let deadline = Instant::now() + Duration::from_millis(500);
-    let mut stuck = Box::pin(inference.run_model(model("slow"), endless(), deadline, &cancel, begun.callback()));
+    let mut stuck = Box::pin(inference.run_model(
+        model("slow"),
+        endless(),
+        Caller { owner: 1, deadline, cancel: &cancel },
+        begun.callback(),
+    ));
     // Polled once, then never again until it is over.
     assert!(futures::poll!(&mut stuck).is_pending());
     until("begun", || begun.times() == 1).await;
@@ -305,13 +324,13 @@ async fn a_full_queue_refuses_and_the_departed_make_room() {
         let (inference, cancel, begun) = (inference.clone(), cancel.clone(), begun.clone());
         tokio::spawn(async move {
             let callback = begun.callback();
-            inference.run_model(model("slow"), request, soon(), &cancel, callback).await.map(drop)
+            inference.run_model(model("slow"), request, by(&cancel), callback).await.map(drop)
         })
     };
     let running = spawn(endless(), &cancel);
     until("begun", || begun.times() == 1).await;
     // The first poll of a run on a loaded model queues it.
-    let queued = |cancel| Box::pin(inference.run_model(model("slow"), slow(1), soon(), cancel, begun.callback()));
+    let queued = |cancel| Box::pin(inference.run_model(model("slow"), slow(1), by(cancel), begun.callback()));
     let (mut left, mut stays) = (queued(&leaver), queued(&cancel));
     assert!(futures::poll!(&mut left).is_pending() && futures::poll!(&mut stays).is_pending());
     let third = queued(&cancel).await;
@@ -453,7 +472,7 @@ async fn busy_and_young_sessions_stay_and_room_is_made_by_age() {
     assert_eq!(loaded, expect, "`slow` was used longest ago");
 
     let (cancel, begun) = (CancellationToken::new(), Begun::default());
-    let busy = inference.run_model(model("slow"), endless(), soon(), &cancel, begun.callback());
+    let busy = inference.run_model(model("slow"), endless(), by(&cancel), begun.callback());
     let (result, ()) = tokio::join!(busy, async {
         until("begun", || begun.times() == 1).await;
         assert_eq!(inference.evict_idle(true), 1, "the busy one stays");
@@ -468,7 +487,7 @@ async fn a_panic_on_the_executor_ends_that_executor_only() {
     run(&inference, "slow", slow(1)).await.unwrap();
     run(&inference, "add", add(1.0, 2.0)).await.unwrap();
     let panics = Box::new(|| panic!("this panic is part of a test"));
-    let result = inference.run_model(model("add"), add(1.0, 2.0), soon(), &CancellationToken::new(), panics).await;
+    let result = inference.run_model(model("add"), add(1.0, 2.0), by(&CancellationToken::new()), panics).await;
     assert!(matches!(result, Err(RunError::Failed(_))), "{result:?}");
     until("its session is dropped", || inference.residency().unloads_total == 1).await;
     let (outputs, stats) = run(&inference, "add", add(2.0, 2.0)).await.unwrap();
@@ -508,8 +527,8 @@ async fn a_replaced_session_hands_over_what_waits() {
     let (old, new) = (load(), load());
     let (never, begun) = (CancellationToken::new(), Begun::default());
     let submit = |executor: &Arc<Executor>, request| {
-        let ticket = Arc::new(executor.ticket(soon(), &never).unwrap());
-        let answer = executor.submit(request, &ticket, begun.callback()).map_err(|(_, _, why)| why);
+        let ticket = Arc::new(Ticket::new(soon(), never.clone()));
+        let answer = executor.submit(1, request, &ticket, begun.callback()).map_err(|(_, _, why)| why);
         answer.map(|answer| (ticket, answer))
     };
     let (on_old, old_answer) = submit(&old, endless()).unwrap();
@@ -574,10 +593,10 @@ async fn what_cannot_start_says_why() {
 
 #[test]
 fn a_probe_describes_the_graph_and_says_what_is_wrong() {
-    let text = crate::session::probe_load(&folder().join("slow.onnx"), &Config::default()).unwrap();
+    let (_, text) = crate::session::probe_load(&folder().join("slow.onnx"), &Config::default()).unwrap();
     let seen: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(seen["inputs"][1], serde_json::json!({"name": "start", "type": "f32", "dimensions": [64, 64]}));
-    let text = crate::session::probe_load(&folder().join("add.onnx"), &Config::default()).unwrap();
+    let (_, text) = crate::session::probe_load(&folder().join("add.onnx"), &Config::default()).unwrap();
     assert!(text.contains(r#""dimensions":["n"]"#), "{text}");
     let error = crate::session::probe_load(&folder().join("nothing.onnx"), &Config::default()).unwrap_err();
     assert!(!error.contains('/'), "{error}");
@@ -590,10 +609,10 @@ async fn a_cancelled_run_in_the_queue_never_begins() {
     inference.load_model(model("slow"), soon()).await.unwrap();
     let (first, second) = (CancellationToken::new(), CancellationToken::new());
     let (begun, never) = (Begun::default(), Begun::default());
-    let mut running = Box::pin(inference.run_model(model("slow"), endless(), soon(), &first, begun.callback()));
+    let mut running = Box::pin(inference.run_model(model("slow"), endless(), by(&first), begun.callback()));
     assert!(futures::poll!(&mut running).is_pending());
     until("begun", || begun.times() == 1).await;
-    let mut waiting = Box::pin(inference.run_model(model("slow"), slow(1), soon(), &second, never.callback()));
+    let mut waiting = Box::pin(inference.run_model(model("slow"), slow(1), by(&second), never.callback()));
     assert!(futures::poll!(&mut waiting).is_pending());
     second.cancel();
     first.cancel();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mayfly_scheduler::batching::Settings;
 use mayfly_types::Digest;
 use ort::ep::{CUDA, ExecutionProvider as _};
 use ort::session::Session;
@@ -24,6 +25,8 @@ pub(crate) struct Model {
     pub(crate) device: Device,
     /// Whether every input has one shape only.
     pub(crate) fixed_shapes: bool,
+    /// How much there is to do in a run follows from the sizes of its inputs.
+    pub(crate) steady: bool,
     /// What a prepacked copy is made of; none has no copy.
     pub(crate) copy: Option<CopySource>,
 }
@@ -39,7 +42,7 @@ pub(crate) struct CopySource {
 impl Model {
     /// A file that belongs to no package.
     pub(super) fn of_file(file: PathBuf) -> Self {
-        Self { digest: Digest::of(b"probe"), file, device: Device::Cpu, fixed_shapes: false, copy: None }
+        Self { digest: Digest::of(b"probe"), file, device: Device::Cpu, fixed_shapes: false, steady: false, copy: None }
     }
 }
 
@@ -50,7 +53,7 @@ impl Package {
         let fixed_shapes = self.info().inputs.iter().all(|input| input.dimensions.iter().all(fixed));
         // Weights are packed for the CPU provider only.
         let copy = (device == Device::Cpu).then(|| self.copy_source());
-        Model { digest: self.digest(), file: self.graph_path(), device, fixed_shapes, copy }
+        Model { digest: self.digest(), file: self.graph_path(), device, fixed_shapes, steady: self.is_steady(), copy }
     }
 }
 
@@ -60,7 +63,10 @@ pub(crate) struct Options {
     pub(crate) library: Library,
     /// Threads that work on one run.
     pub(crate) threads: usize,
-    pub(crate) queue_runs_max: u32,
+    /// Limits of each executor's queue and of what is joined.
+    pub(crate) batching: Settings,
+    /// Runs known to be no longer than this are done on the thread that asks; none never are.
+    pub(crate) inline: Option<Duration>,
     /// This node's prepacked copies.
     pub(crate) copies: Option<Copies>,
     pub(crate) pool: Pool,
@@ -81,7 +87,8 @@ impl Options {
     pub(crate) fn plain(config: &Config) -> Result<Self, String> {
         let threads = config.threads();
         let library = crate::library::open(config, threads).map_err(|error| error.to_string())?;
-        Ok(Self { library, threads, queue_runs_max: config.queue_runs_max, copies: None, pool: Pool::Shared })
+        let batching = config.batching();
+        Ok(Self { library, threads, batching, inline: None, copies: None, pool: Pool::Shared })
     }
 }
 
@@ -200,19 +207,21 @@ fn check_outlets(what: &str, outlets: &[Outlet]) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Loads the model file `model` once and gives what the library says of its inputs and outputs, as JSON:
+/// Loads the model file `model` once and gives the session, and what the library says of its inputs and outputs, as JSON:
 /// `{"inputs":[{"name":"x","type":"f32","dimensions":[1,"batch",null]}],"outputs":[..]}`.
 ///
 /// For the child process of an import: a model that kills the library kills only that.
-pub(crate) fn probe_load(model: &Path, config: &Config) -> Result<String, String> {
+pub(crate) fn probe_load(model: &Path, config: &Config) -> Result<(Session, String), String> {
     let options = Options::plain(config)?;
     let model = Model::of_file(model.to_owned());
-    let loaded = load_file(&model, &model.file, &options).map_err(|error| match error {
+    let session = load_file(&model, &model.file, &options).map_err(|error| match error {
         LoadError::Failed { detail } => super::run::readable(&detail),
         other => other.to_string(),
     })?;
+    let session = session.session;
     let describe = |outlets: &[Outlet]| outlets.iter().map(describe).collect::<Vec<_>>();
-    Ok(json!({"inputs": describe(loaded.session.inputs()), "outputs": describe(loaded.session.outputs())}).to_string())
+    let text = json!({"inputs": describe(session.inputs()), "outputs": describe(session.outputs())}).to_string();
+    Ok((session, text))
 }
 
 pub(super) fn describe(outlet: &Outlet) -> serde_json::Value {

@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 use mayfly_types::{Digest, Line};
 use ort::session::{RunOptions, Session};
 
-use crate::{Output, RunError, Seen, Tensor};
+use super::join::{self, Joint};
+use crate::{Output, RunError, Seen, Tensor, TensorError};
+
+/// Input bytes to one unit of cost where rows and positions do not tell it.
+const COST_BYTES: u64 = 1024;
 
 /// What to do with one output.
 #[derive(Debug, Clone)]
@@ -28,11 +32,18 @@ pub(crate) struct Request {
     pub(crate) outputs: Vec<OutputPlan>,
     /// The most bytes that all outputs together may take.
     pub(crate) output_bytes_max: u64,
+    /// How it can share a run with others, if it can.
+    pub(crate) joint: Option<Joint>,
 }
 
 impl Request {
     pub(crate) fn input_bytes(&self) -> u64 {
         self.inputs.iter().map(|(_, tensor)| tensor.byte_len()).sum()
+    }
+
+    /// What it counts for its owner where several want to run.
+    pub(super) fn cost(&self) -> u64 {
+        self.joint.as_ref().map_or_else(|| self.input_bytes() / COST_BYTES, |joint| joint.shape.size()).max(1)
     }
 }
 
@@ -41,36 +52,23 @@ impl Request {
 pub(crate) struct Done {
     pub(crate) outputs: Vec<Output>,
     pub(crate) queue: Duration,
+    /// How long the graph ran.
     pub(crate) run: Duration,
+    /// The part of that time which is this caller's, where several shared it.
+    pub(crate) share: Duration,
     /// Bytes of all outputs before any cut.
     pub(super) bytes: u64,
 }
 
 /// Runs `request`. Its inputs stay alive until ONNX Runtime has returned: they are borrowed here.
 pub(super) fn run(session: &mut Session, request: &Request, options: &RunOptions) -> Result<Done, RunError> {
-    let inputs = request
-        .inputs
-        .iter()
-        .map(|(name, tensor)| Ok((Cow::from(name.as_str()), tensor.as_input()?)))
-        .collect::<ort::Result<Vec<_>>>()
-        .map_err(failed)?;
-    let began = Instant::now();
-    let values = session.run_with_options(inputs, options).map_err(failed)?;
-    let run = began.elapsed();
-
+    let (values, run) = execute(session, &request.inputs, options)?;
     let seen = Seen::default();
     let mut outputs = Vec::with_capacity(request.outputs.len());
     let mut bytes = 0_u64;
-    for (name, value) in values {
-        let tensor = Tensor::from_output(value, &request.inputs)
-            .map_err(|error| RunError::Failed(format!("output `{name}` {error}")))?;
+    for (name, tensor) in values {
         bytes = bytes.saturating_add(tensor.byte_len());
-        if bytes > request.output_bytes_max {
-            return Err(RunError::TooLarge(format!(
-                "the outputs of this run take more than {} bytes (output_bytes_max); give it fewer or shorter rows",
-                request.output_bytes_max
-            )));
-        }
+        within(bytes, request.output_bytes_max)?;
         let Some(plan) = request.outputs.iter().find(|plan| plan.name == name) else { continue };
         let tensor = match &plan.keep {
             Some(keep) => tensor.last_position(keep).map_err(|error| {
@@ -84,7 +82,73 @@ pub(super) fn run(session: &mut Session, request: &Request, options: &RunOptions
         };
         outputs.push(Output { name: plan.name.clone(), tensor, on_read: plan.on_read.clone(), seen: seen.clone() });
     }
-    Ok(Done { outputs, queue: Duration::ZERO, run, bytes })
+    Ok(Done { outputs, queue: Duration::ZERO, run, share: run, bytes })
+}
+
+/// Runs `requests`, which can be joined, as one; each gets its own copy of its rows.
+///
+/// # Errors
+/// What the library said of all of them together: who of them is to blame is not known.
+pub(super) fn run_joined(
+    session: &mut Session,
+    requests: &[&Request],
+    options: &RunOptions,
+) -> Result<Vec<Result<Done, RunError>>, RunError> {
+    let together = |error: TensorError| RunError::Failed(error.to_string());
+    let inputs = join::inputs(requests).map_err(together)?;
+    let (values, run) = execute(session, &inputs, options)?;
+    drop(inputs);
+    let parts = join::outputs(requests, &values)?;
+    let total: u64 = requests.iter().map(|request| request.cost()).sum();
+    let done = requests.iter().zip(parts).map(|(request, parts)| {
+        let bytes = parts.iter().map(|(_, tensor)| tensor.byte_len()).sum();
+        within(bytes, request.output_bytes_max)?;
+        let planned = parts.into_iter().filter_map(|(name, tensor)| {
+            let plan = request.outputs.iter().find(|plan| plan.name == name)?;
+            let seen = Seen::default();
+            Some(Output { name: plan.name.clone(), tensor, on_read: plan.on_read.clone(), seen })
+        });
+        let outputs = planned.collect();
+        Ok(Done { outputs, queue: Duration::ZERO, run, share: part_of(run, request.cost(), total), bytes })
+    });
+    Ok(done.collect())
+}
+
+fn part_of(run: Duration, cost: u64, total: u64) -> Duration {
+    let nanos = run.as_nanos() * u128::from(cost) / u128::from(total.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+fn within(bytes: u64, most: u64) -> Result<(), RunError> {
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(RunError::TooLarge(format!(
+        "the outputs of this run take more than {most} bytes (output_bytes_max); give it fewer or shorter rows"
+    )))
+}
+
+/// Runs the graph; gives all its outputs and how long it took.
+pub(super) fn execute(
+    session: &mut Session,
+    inputs: &[(String, Tensor)],
+    options: &RunOptions,
+) -> Result<(Vec<(String, Tensor)>, Duration), RunError> {
+    let borrowed = inputs
+        .iter()
+        .map(|(name, tensor)| Ok((Cow::from(name.as_str()), tensor.as_input()?)))
+        .collect::<ort::Result<Vec<_>>>()
+        .map_err(failed)?;
+    let began = Instant::now();
+    let values = session.run_with_options(borrowed, options).map_err(failed)?;
+    let run = began.elapsed();
+    let mut outputs = Vec::with_capacity(values.len());
+    for (name, value) in values {
+        let tensor =
+            Tensor::from_output(value, inputs).map_err(|error| RunError::Failed(format!("output `{name}` {error}")))?;
+        outputs.push((name.to_string(), tensor));
+    }
+    Ok((outputs, run))
 }
 
 fn failed(error: ort::Error) -> RunError {
