@@ -28,7 +28,6 @@ struct Inner {
     leases: Arc<dyn Leases>,
     /// The zero of the clock that never goes back.
     started: Instant,
-    calls_per_deployment_max: u32,
 }
 
 #[derive(Debug, Default)]
@@ -46,9 +45,6 @@ pub(crate) enum Denied {
     /// A limit has no room.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The operator's ceiling.
-    #[error("this deployment has calls_per_deployment_max = {0} calls open; retry when one has ended")]
-    Deployment(u32),
     /// What was spent could not be read.
     #[error("what was spent could not be read")]
     Ledger(#[from] JournalError),
@@ -58,9 +54,9 @@ pub(crate) enum Denied {
 }
 
 impl Admission {
-    pub(crate) fn new(leases: Arc<dyn Leases>, calls_per_deployment_max: u32) -> Self {
+    pub(crate) fn new(leases: Arc<dyn Leases>) -> Self {
         let guarded = Mutex::default();
-        Self(Arc::new(Inner { guarded, leases, started: Instant::now(), calls_per_deployment_max }))
+        Self(Arc::new(Inner { guarded, leases, started: Instant::now() }))
     }
 
     /// Lets a call in at all levels or at none. Waits only if the money of a level is limited and not known yet.
@@ -75,13 +71,6 @@ impl Admission {
                 let now = self.0.now();
                 let unknown = if counts_money { guarded.limits.unknown(&levels, now) } else { Vec::new() };
                 if unknown.is_empty() {
-                    let most = self.0.calls_per_deployment_max;
-                    let full = |(level, _): &(LevelId, Arc<LevelLimits>)| {
-                        matches!(level, LevelId::Deployment(_)) && guarded.limits.open(*level) >= most
-                    };
-                    if levels.0.iter().any(full) {
-                        return Err(Denied::Deployment(most));
-                    }
                     let entered = guarded.limits.enter(&levels, wakes, now)?;
                     drop(guarded);
                     return Ok(Ticket {

@@ -117,7 +117,7 @@ impl Calls {
         let limit = context.resolved.limits.request_body_bytes_max;
         if request.body().size_hint().lower() > limit {
             let failure = Box::new(Failure::too_large(limit, None));
-            return self.turn_away(&context, &Away { failure, standing: None });
+            return self.turn_away(&context, &Away { failure, standing: None, at_once: false });
         }
         let wakes = || self.wakes(&context);
         let (entry, request) = match self.0.entrance.enter(&context, request, wakes).await {
@@ -145,6 +145,9 @@ impl Calls {
         let counters = &self.0.opener.counters;
         counters.turned_away();
         counters.failed(away.failure.code());
+        if away.at_once {
+            counters.refused(context.received.elapsed());
+        }
         counters.activities.turned_away(&context.resolved, now());
         away.failure.log();
         let mut response = away.failure.response(&Bill::default()).map(full);
@@ -326,6 +329,8 @@ impl Calls {
         let bytes = residency.models.iter().map(|model| model.bytes).sum();
         let mut status = NodeStatus {
             calls_open: u64::from(self.0.entrance.door.open()),
+            calls_waiting: u64::from(self.0.entrance.door.waiting()),
+            line_seconds: self.0.entrance.door.waited().read(),
             instances: (code.instances, code.instances_total),
             code: (size(code.mapped.len()), code.maps_total),
             engines: self.0.inference.generation_load(),

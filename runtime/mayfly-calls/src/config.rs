@@ -6,10 +6,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Calls open at once on this node; one more is refused with 503.
+    /// Calls open at once on this node, those that wait included; one more is refused with 503. While it fills up, who
+    /// holds most is refused first: a tenant may hold 8 times what is free, a deployment 4 times.
     pub calls_max: u32,
-    /// Calls open at once on one deployment; one more is refused with 429.
+    /// Calls of one deployment that run at once, whatever its scale.concurrency_max says; one more waits or is refused
+    /// with 429.
     pub calls_per_deployment_max: u32,
+    /// Calls of one deployment that wait at once, whatever its scale.queue_max says; one more is refused with 429.
+    pub waiting_per_deployment_max: u32,
     /// An answer this short, whose handler has ended, is settled before its head leaves and needs one row.
     pub short_answer_bytes_max: u64,
     /// How long the head waits for a short answer to end.
@@ -39,6 +43,7 @@ impl Default for Config {
         Self {
             calls_max: 10_000,
             calls_per_deployment_max: 1_000,
+            waiting_per_deployment_max: 1_000,
             short_answer_bytes_max: 256 * 1024,
             short_answer_wait_ms: 2,
             idempotent_request_bytes_max: 4 << 20,

@@ -1,5 +1,6 @@
 //! What a call passes before it has a task, a row or an instance: the door, the limits of its levels and, if it has an
-//! `Idempotency-Key`, the calls that run and the answers that were kept.
+//! `Idempotency-Key`, the calls that run and the answers that were kept; last its turn, if its deployment has a line.
+//! Whoever is refused by any of them is refused before the wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use mayfly_ledger::{Journal, KeptAnswer, Leases, Standing};
 use mayfly_types::{Refusal, RefusalKind};
 
 use crate::admission::{Admission, Denied, Ticket};
-use crate::door::{Door, Permit};
+use crate::door::{Door, Permit, TurnedAway};
 use crate::failure::Failure;
 use crate::held::{NotHeld, Room};
 use crate::idempotency::{Once, Repeats, scope};
@@ -43,13 +44,15 @@ pub(crate) struct Entry {
 pub(crate) struct Away {
     pub(crate) failure: Box<Failure>,
     pub(crate) standing: Option<Standing>,
+    /// A limit said so without any wait.
+    pub(crate) at_once: bool,
 }
 
 impl Entrance {
     pub(crate) fn new(config: Arc<Config>, journal: Arc<dyn Journal>, leases: Arc<dyn Leases>) -> Self {
         Self {
-            door: Door::new(config.calls_max),
-            admission: Admission::new(leases, config.calls_per_deployment_max),
+            door: Door::new(&config),
+            admission: Admission::new(leases),
             repeats: Repeats::new(config.idempotent_calls_max),
             room: Room::new(config.idempotent_held_bytes_max),
             journal,
@@ -67,10 +70,12 @@ impl Entrance {
         request: Request<Body>,
         wakes: impl FnOnce() -> bool,
     ) -> Result<(Entry, Request<Body>), Away> {
-        let permit = self.door.enter().map_err(|away| Away { failure: Box::new(away.into()), standing: None })?;
+        let deadline = context.received + Duration::from_millis(context.resolved.limits.deadline_ms_max);
+        let turned_away =
+            |at_once| move |away: TurnedAway| Away { failure: Box::new(away.into()), standing: None, at_once };
+        let mut permit = self.door.enter(context, deadline).map_err(turned_away(true))?;
         let levels = context.levels();
         let wakes = levels.0.iter().any(|(_, limits)| limits.wakeups_per_minute.is_some()) && wakes();
-        let deadline = context.received + Duration::from_millis(context.resolved.limits.deadline_ms_max);
         let repeatable = context.idempotency.as_ref().filter(|_| !context.dry_run);
         let let_in = match self.admission.enter(levels.clone(), wakes, deadline).await {
             Ok(ticket) => LetIn::Ticket(ticket),
@@ -78,17 +83,25 @@ impl Entrance {
             Err(Denied::Refused(refusal)) if refusal.kind == RefusalKind::Money && repeatable.is_some() => {
                 LetIn::OnlyAgain(refusal)
             }
-            Err(denied) => return Err(self.away(denied.into(), &levels)),
+            Err(denied) => {
+                let at_once = matches!(denied, Denied::Refused(_));
+                return Err(Away { at_once, ..self.away(denied.into(), &levels) });
+            }
         };
         let Some(wanted) = repeatable else {
             let ticket = let_in.ticket().map_err(|failure| self.away(failure, &levels))?;
+            permit.turn(deadline, &context.cancel).await.map_err(turned_away(false))?;
             return Ok((Entry { permit, ticket: Some(ticket), once: None, kept: None }, request));
         };
         let looked_up = self.look_up(context, wanted, request, deadline).await;
         let (once, kept, request) = looked_up.map_err(|failure| self.away(failure, &levels))?;
         let ticket = match &kept {
             Some(_) => let_in.ticket().ok(),
-            None => Some(let_in.ticket().map_err(|failure| self.away(failure, &levels))?),
+            None => {
+                let ticket = let_in.ticket().map_err(|failure| self.away(failure, &levels))?;
+                permit.turn(deadline, &context.cancel).await.map_err(turned_away(false))?;
+                Some(ticket)
+            }
         };
         Ok((Entry { permit, ticket, once: Some(once), kept }, request))
     }
@@ -122,7 +135,7 @@ impl Entrance {
     }
 
     fn away(&self, failure: Failure, levels: &mayfly_ledger::Levels) -> Away {
-        Away { failure: Box::new(failure), standing: self.admission.standing(levels) }
+        Away { failure: Box::new(failure), standing: self.admission.standing(levels), at_once: false }
     }
 }
 

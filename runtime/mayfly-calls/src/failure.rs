@@ -33,12 +33,14 @@ pub(crate) struct Failure {
 enum Retry {
     /// Exactly after so many milliseconds.
     Exact(u64),
-    /// When others have ended, which nobody can know: perhaps after so many seconds.
+    /// When others have ended, which nobody can know: perhaps after so many milliseconds, as calls went lately.
     Estimate(u64),
+    /// The same, and nothing is known of calls.
+    Soon,
 }
 
 /// What is worth trying again soon.
-const SOON: Option<Retry> = Some(Retry::Estimate(1));
+const SOON: Option<Retry> = Some(Retry::Soon);
 
 impl Failure {
     fn new(code: ErrorCode, message: impl Into<String>, outcome: Option<Outcome>) -> Self {
@@ -104,8 +106,13 @@ impl Failure {
                 head.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
                 head.insert(HeaderName::from_static(headers::RETRY_AFTER_MS), HeaderValue::from(ms));
             }
-            Some(Retry::Estimate(seconds)) => {
-                head.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            Some(Retry::Estimate(ms)) => {
+                head.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+                head.insert(HeaderName::from_static(headers::RETRY_AFTER_MS), HeaderValue::from(ms));
+                head.insert(HeaderName::from_static(headers::RETRY_ESTIMATE), HeaderValue::from_static("true"));
+            }
+            Some(Retry::Soon) => {
+                head.insert(RETRY_AFTER, HeaderValue::from(1));
                 head.insert(HeaderName::from_static(headers::RETRY_ESTIMATE), HeaderValue::from_static("true"));
             }
             None => {}
@@ -119,7 +126,15 @@ impl Failure {
 
 impl From<TurnedAway> for Failure {
     fn from(away: TurnedAway) -> Self {
-        Self { retry: SOON, ..Self::new(ErrorCode::Overloaded, away.to_string(), None) }
+        let (code, retry) = match away {
+            TurnedAway::Line { retry_ms: Some(ms), .. } => (ErrorCode::RateLimited, Some(Retry::Estimate(ms))),
+            TurnedAway::Line { retry_ms: None, .. } => (ErrorCode::RateLimited, SOON),
+            TurnedAway::TooLate { wait_ms } => (ErrorCode::RateLimited, Some(Retry::Estimate(wait_ms))),
+            TurnedAway::Node(_) | TurnedAway::Share { .. } | TurnedAway::Waited | TurnedAway::Stopping => {
+                (ErrorCode::Overloaded, SOON)
+            }
+        };
+        Self { retry, ..Self::new(code, away.to_string(), None) }
     }
 }
 
@@ -128,7 +143,6 @@ impl From<Denied> for Failure {
         let (code, message) = match denied {
             Denied::Refused(refusal) => return Self::from(refusal).at_the_door(),
             Denied::Ledger(error) => return error.into(),
-            Denied::Deployment(_) => (ErrorCode::RateLimited, denied.to_string()),
             Denied::Late => (ErrorCode::Overloaded, denied.to_string()),
         };
         Self { retry: SOON, ..Self::new(code, message, None) }
@@ -302,7 +316,12 @@ mod tests {
     #[test]
     fn who_is_turned_away_has_no_row() {
         check(TurnedAway::Node(3), (503, "overloaded", Some("1"), None, true, false));
-        check(Denied::Deployment(3), (429, "rate_limited", Some("1"), None, true, false));
+        check(TurnedAway::Share { open: 3, calls_max: 4 }, (503, "overloaded", Some("1"), None, true, false));
+        check(TurnedAway::Waited, (503, "overloaded", Some("1"), None, true, false));
+        let line = |retry_ms| TurnedAway::Line { running_max: 1, waiting_max: 2, retry_ms };
+        check(line(None), (429, "rate_limited", Some("1"), None, true, false));
+        check(line(Some(2_001)), (429, "rate_limited", Some("3"), Some("2001"), true, false));
+        check(TurnedAway::TooLate { wait_ms: 7 }, (429, "rate_limited", Some("1"), Some("7"), true, false));
         check(Denied::Late, (503, "overloaded", Some("1"), None, true, false));
         let denied = Denied::from(refusal(RefusalKind::Rate, Some(5)));
         check(denied.clone(), (429, "rate_limited", Some("1"), Some("5"), false, false));

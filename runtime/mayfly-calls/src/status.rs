@@ -48,6 +48,8 @@ pub struct DeploymentStatus {
 pub struct NodeStatus {
     /// Calls that have not settled.
     pub calls_open: u64,
+    /// Calls that wait for a place of their deployment.
+    pub calls_waiting: u64,
     /// Ended calls by outcome, and `turned_away`: those that left no row.
     pub calls_total: Vec<(&'static str, u64)>,
     /// Ended calls by how cold they were.
@@ -64,6 +66,10 @@ pub struct NodeStatus {
     pub errors_total: Vec<(&'static str, u64)>,
     /// From a call's head to its settlement.
     pub call_seconds: Buckets,
+    /// What calls waited for a place of their deployment, of those that had to and got one.
+    pub line_seconds: Buckets,
+    /// From a call's head to its refusal, of calls that a limit refused at once.
+    pub refusal_seconds: Buckets,
     /// What a call's runs waited for their executors, of calls that ran a model over `wasi:nn`.
     pub inference_queue_seconds: Buckets,
     /// What the end of a call waited until its row was durable.
@@ -83,6 +89,7 @@ pub(crate) struct Counters {
     call: Seconds,
     inference_queue: Seconds,
     commit: Seconds,
+    refusal: Seconds,
     /// The same by deployment, for those used last.
     pub(crate) activities: Activities,
 }
@@ -115,6 +122,11 @@ impl Counters {
         self.commit.add(took);
     }
 
+    /// A limit refused a call that came so long ago.
+    pub(crate) fn refused(&self, took: Duration) {
+        self.refusal.add(took);
+    }
+
     /// The host answers in place of the handler.
     pub(crate) fn failed(&self, code: ErrorCode) {
         count(ErrorCode::ALL, &self.errors, &code, 1);
@@ -139,6 +151,7 @@ impl Counters {
         status.call_seconds = self.call.read();
         status.inference_queue_seconds = self.inference_queue.read();
         status.commit_seconds = self.commit.read();
+        status.refusal_seconds = self.refusal.read();
     }
 }
 

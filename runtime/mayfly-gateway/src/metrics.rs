@@ -67,11 +67,21 @@ pub(crate) fn text(figures: &Figures) -> String {
 
 fn calls(page: &mut Page, status: &NodeStatus) {
     page.single("mayfly_calls_open", "gauge", "Calls that have not settled.", status.calls_open);
+    page.single(
+        "mayfly_calls_waiting",
+        "gauge",
+        "Calls that wait for a place of their deployment.",
+        status.calls_waiting,
+    );
     page.labelled("mayfly_calls_total", "Calls that ended, by outcome.", "outcome", &status.calls_total);
     page.labelled("mayfly_calls_cold_total", "Calls that ended, by how cold they were.", "cold", &status.cold_total);
     let help = "Answers of the host in place of a handler's, by error code: refusals by a limit, faults, deadlines.";
     page.labelled("mayfly_errors_total", help, "code", &status.errors_total);
     page.histogram("mayfly_call_duration_seconds", "Time from a call's head to its settlement.", &status.call_seconds);
+    let help = "What calls waited for a place of their deployment, of those that had to and got one.";
+    page.histogram("mayfly_call_queue_wait_seconds", help, &status.line_seconds);
+    let help = "Time from a call's head to its refusal, of calls that a limit refused at once.";
+    page.histogram("mayfly_refusal_seconds", help, &status.refusal_seconds);
     let help = "What the end of a call waited until its row in the ledger was durable.";
     page.histogram("mayfly_ledger_commit_seconds", help, &status.commit_seconds);
 }

@@ -114,8 +114,12 @@ impl Config {
         if self.host.epoch_tick_ms == 0 {
             problems.push("host.epoch_tick_ms must be at least 1".to_owned());
         }
-        if self.calls.calls_max == 0 {
-            problems.push("calls.calls_max must be at least 1".to_owned());
+        for (key, value) in
+            [("calls_max", self.calls.calls_max), ("calls_per_deployment_max", self.calls.calls_per_deployment_max)]
+        {
+            if value == 0 {
+                problems.push(format!("calls.{key} must be at least 1"));
+            }
         }
         if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("; ")) }
     }

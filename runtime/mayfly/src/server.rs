@@ -145,6 +145,7 @@ fn describe(config: &Config, host: &Host, inference: &Inference) -> NodeInfo {
     let limits = BTreeMap::from([
         ("calls_max".to_owned(), u64::from(config.calls.calls_max)),
         ("calls_per_deployment_max".to_owned(), u64::from(config.calls.calls_per_deployment_max)),
+        ("waiting_per_deployment_max".to_owned(), u64::from(config.calls.waiting_per_deployment_max)),
         ("component_bytes_max".to_owned(), config.host.component_bytes_max),
         ("instances_max".to_owned(), u64::from(host.instances_max())),
         ("model_bytes_max".to_owned(), config.registry.model_bytes_max),

@@ -28,6 +28,7 @@ mod calls;
 mod dry_runs;
 mod idempotency;
 mod limits;
+mod lines;
 mod money;
 
 /// A node without host and models.
