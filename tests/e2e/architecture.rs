@@ -37,6 +37,7 @@ fn each_heavy_dependency_has_one_home() {
     assert_eq!(dependents("tokenizers"), only(&["mayfly-inference"]));
     assert_eq!(dependents("rusqlite"), only(&["mayfly-store"]));
     assert_eq!(dependents("object_store"), only(&["mayfly-store"]));
+    assert_eq!(dependents("opentelemetry"), only(&["mayfly-telemetry"]));
 }
 
 #[test]

@@ -27,7 +27,9 @@ use crate::open::{OpenCall, mark_id, now};
 use crate::opener::Opener;
 use crate::standing::mark_standing;
 use crate::timing::Before;
-use crate::{Activity, Body, Config, Context, DeploymentStatus, LogBook, NodeStatus, Tier, dry_run, replay, telemetry};
+use crate::{
+    Activity, Body, Config, Context, DeploymentStatus, LogBook, NodeStatus, Observer, Tier, dry_run, replay, telemetry,
+};
 
 /// What calls stand on.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub struct CallParts {
     /// Three capital letters.
     pub currency: String,
     pub recompile: Arc<dyn Recompile>,
+    /// Told of each call that ends; none: nobody is.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// Everything a call needs. Clones share it.
@@ -68,7 +72,7 @@ impl Calls {
     /// # Panics
     /// If the currency is not ASCII text.
     pub fn new(parts: CallParts) -> Self {
-        let CallParts { config, host, inference, journal, leases, prices, currency, recompile } = parts;
+        let CallParts { config, host, inference, journal, leases, prices, currency, recompile, observer } = parts;
         let config = Arc::new(config);
         let entrance = Entrance::new(config.clone(), journal.clone(), leases);
         let admission = entrance.admission.clone();
@@ -80,7 +84,7 @@ impl Calls {
             recompile,
             recompiling: Semaphore::new(1),
             entrance,
-            opener: Opener::new(config, journal, prices, &currency),
+            opener: Opener::new(config, journal, prices, &currency, observer),
             _house: house,
         }))
     }
@@ -171,7 +175,7 @@ impl Calls {
     /// The whole life of one call; its permit goes when it has settled.
     async fn live(self, context: Context, request: Request<Body>, entry: Entry, head: Head) {
         let Entry { permit, ticket, once, kept } = entry;
-        let mut call = self.0.opener.open(&context, request.method(), ticket, once);
+        let mut call = self.0.opener.open(&context, request.method(), request.uri().path(), ticket, once);
         if let Some(kept) = kept {
             call.before.replayed = true;
             replay::answer(&call, &kept, head).await;
@@ -338,6 +342,7 @@ impl Calls {
             ..NodeStatus::default()
         };
         self.0.opener.counters.fill(&mut status);
+        status.spans = self.0.opener.observer.as_ref().map(|observer| observer.spans()).unwrap_or_default();
         status
     }
 }

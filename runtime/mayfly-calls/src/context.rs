@@ -8,6 +8,8 @@ use mayfly_registry::{Key, Resolved};
 use mayfly_types::{LevelId, Money, RequestId};
 use tokio_util::sync::CancellationToken;
 
+use crate::TraceParent;
+
 /// Who calls what, authenticated and resolved. Tenant and project come from here and never from a body.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -33,6 +35,8 @@ pub struct Context {
     pub dry_run: bool,
     /// The most it may cost (`x-mayfly-max-cost`).
     pub cost_max: Option<Money>,
+    /// The caller's trace (`traceparent`).
+    pub trace: Option<TraceParent>,
 }
 
 /// The caller's `Idempotency-Key`, and what it was sent to.

@@ -282,6 +282,7 @@ impl Place {
             idempotency: None,
             dry_run: false,
             cost_max: None,
+            trace: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One open call: its account, its row in the ledger, and what every answer of it carries.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -9,20 +9,19 @@ use http::header::HeaderMap;
 use http::{HeaderName, HeaderValue};
 use mayfly_api::headers;
 use mayfly_host::Timings;
-use mayfly_ledger::{Append, Journal, JournalError, Outcome};
+use mayfly_ledger::{Append, Journal, JournalError, Outcome, Row};
 use mayfly_types::{Line, Meter, RequestId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Config;
 use crate::budget::{CallBudget, Ending};
 use crate::failure::Failure;
 use crate::idempotency::Once;
 use crate::logbook::CallLog;
 use crate::standing::mark_standing;
 use crate::status::Counters;
-use crate::telemetry;
 use crate::timing::Before;
+use crate::{Config, EndedCall, Observer, Seen, telemetry};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -62,6 +61,17 @@ pub(crate) struct OpenCall {
     /// What costs are told in.
     pub(crate) currency: HeaderValue,
     pub(crate) before: Before,
+    /// What its run took; there once it has ended.
+    pub(crate) ran: OnceLock<Timings>,
+    /// Who is told of the end.
+    pub(crate) watched: Option<Watched>,
+}
+
+/// Whoever watches a call, and what it is told of its head.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) seen: Seen,
 }
 
 /// Microseconds since the Unix epoch.
@@ -82,7 +92,8 @@ impl OpenCall {
         self.budget.record(&[Line { meter: Meter::GuestCpuMicros, model: None, quantity }]);
         let (cold, woke) = (self.before.cold(timings).as_str(), self.before.woke(timings));
         let mut ending = self.budget.end(now(), status, outcome, cold, woke)?;
-        self.counters.ran(timings);
+        self.counters.ran(timings, self.received);
+        let _ = self.ran.set(*timings);
         ending.hold_back(self.once.clone());
         Some(ending)
     }
@@ -110,12 +121,24 @@ impl OpenCall {
         match self.journal.append(append).await {
             Ok(at) => {
                 self.counters.committed(asked.elapsed());
-                self.counters.ended(&ending.row, self.received.elapsed());
-                telemetry::ended(&ending.row);
+                self.tell(&ending.row);
                 ending.recorded(at);
                 Ok(())
             }
             Err(error) => Err((Box::new(ending), error)),
+        }
+    }
+
+    /// Tells everybody who watches that the call has ended.
+    fn tell(&self, row: &Row) {
+        let took = self.received.elapsed();
+        self.counters.ended(row, took);
+        telemetry::ended(row);
+        if let Some(Watched { observer, seen }) = &self.watched {
+            let ran = self.ran.get().copied().unwrap_or_default();
+            let first_token = ran.first_token.map(|at| at.saturating_duration_since(self.received));
+            let finishes: Vec<_> = ran.finishes.words().collect();
+            observer.ended(&EndedCall { row, took, first_token, finishes: &finishes, seen });
         }
     }
 
@@ -130,8 +153,7 @@ impl OpenCall {
     /// taken. Gives up after a while: the next start ends what stayed open.
     pub(crate) fn retry(&self, ending: Ending, error: JournalError) {
         Failure::from(error).log();
-        self.counters.ended(&ending.row, self.received.elapsed());
-        telemetry::ended(&ending.row);
+        self.tell(&ending.row);
         let (journal, id) = (self.journal.clone(), self.id);
         self.tasks.spawn(async move {
             let mut pause = RETRY_PAUSE;

@@ -1,7 +1,7 @@
 //! From a call that was let in to an open one: its account with the prices as they stand now, its log, its deadline.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
@@ -12,10 +12,10 @@ use tokio_util::task::TaskTracker;
 use crate::admission::Ticket;
 use crate::budget::CallBudget;
 use crate::idempotency::Once;
-use crate::open::{OpenCall, now};
+use crate::open::{OpenCall, Watched, now};
 use crate::status::Counters;
 use crate::timing::Before;
-use crate::{Config, Context, LogBook};
+use crate::{Config, Context, LogBook, Observer, Operation, Seen};
 
 /// Where all work runs until pools are told apart.
 const POOL: &str = "shared";
@@ -31,11 +31,18 @@ pub(crate) struct Opener {
     pub(crate) logs: LogBook,
     pub(crate) counters: Arc<Counters>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 impl Opener {
     /// Panics if the currency is not ASCII text.
-    pub(crate) fn new(config: Arc<Config>, journal: Arc<dyn Journal>, prices: PriceBook, currency: &str) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        journal: Arc<dyn Journal>,
+        prices: PriceBook,
+        currency: &str,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
         Self {
             logs: LogBook::new(&config),
             config,
@@ -45,6 +52,7 @@ impl Opener {
             pool: POOL.parse().expect("it is a name"),
             counters: Arc::default(),
             tasks: TaskTracker::new(),
+            observer,
         }
     }
 
@@ -64,6 +72,7 @@ impl Opener {
         &self,
         context: &Context,
         method: &Method,
+        path: &str,
         ticket: Option<Ticket>,
         once: Option<Once>,
     ) -> OpenCall {
@@ -116,11 +125,24 @@ impl Opener {
             request_body_bytes_max: resolved.limits.request_body_bytes_max,
             too_large: Arc::new(AtomicBool::new(false)),
             bodiless: method == Method::HEAD,
+            watched: self.observer.clone().map(|observer| Watched { observer, seen: seen(context, method, path) }),
             trailers: context.trailers,
             once: once.map(Arc::new),
             dry_run: context.dry_run,
             currency: self.currency.clone(),
             before: Before::waiting(context.received),
+            ran: OnceLock::new(),
         }
+    }
+}
+
+/// What an observer is told of the call's head.
+fn seen(context: &Context, method: &Method, path: &str) -> Seen {
+    Seen {
+        trace: context.trace,
+        method: method.clone(),
+        operation: Operation::at(path),
+        project: context.resolved.project.name.clone(),
+        models: context.resolved.price_names.clone(),
     }
 }

@@ -1,7 +1,7 @@
 //! Which tier a deployment is in, and the node's figures.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mayfly_api::ErrorCode;
 use mayfly_host::Timings;
@@ -10,6 +10,7 @@ use mayfly_ledger::{Outcome, Row};
 use mayfly_types::Meter;
 use serde::{Deserialize, Serialize};
 
+use crate::Spans;
 use crate::activity::Activities;
 use crate::seconds::{Buckets, Seconds};
 use crate::timing::Cold;
@@ -72,10 +73,14 @@ pub struct NodeStatus {
     pub refusal_seconds: Buckets,
     /// What a call's runs waited for their executors, of calls that ran a model over `wasi:nn`.
     pub inference_queue_seconds: Buckets,
+    /// From a call's head to the first token its handler was handed, of calls that generated.
+    pub first_token_seconds: Buckets,
     /// What the end of a call waited until its row was durable.
     pub commit_seconds: Buckets,
     /// The engines that are loaded.
     pub engines: Vec<EngineLoad>,
+    /// Spans that were handed to a collector, and those that were lost.
+    pub spans: Spans,
 }
 
 /// Counters of this node. Each is one atomic: they agree once nothing moves.
@@ -90,6 +95,7 @@ pub(crate) struct Counters {
     inference_queue: Seconds,
     commit: Seconds,
     refusal: Seconds,
+    first_token: Seconds,
     /// The same by deployment, for those used last.
     pub(crate) activities: Activities,
 }
@@ -110,8 +116,11 @@ impl Counters {
         self.call.add(took);
     }
 
-    /// Work on models is over, as far as it went.
-    pub(crate) fn ran(&self, timings: &Timings) {
+    /// Work on models is over, as far as it went, for a call whose head came at `received`.
+    pub(crate) fn ran(&self, timings: &Timings, received: Instant) {
+        if let Some(first) = timings.first_token {
+            self.first_token.add(first.saturating_duration_since(received));
+        }
         if !timings.inference.is_zero() {
             self.inference_queue.add(timings.inference_queue);
         }
@@ -152,6 +161,7 @@ impl Counters {
         status.inference_queue_seconds = self.inference_queue.read();
         status.commit_seconds = self.commit.read();
         status.refusal_seconds = self.refusal.read();
+        status.first_token_seconds = self.first_token.read();
     }
 }
 

@@ -112,7 +112,7 @@ mod tests {
             model_load: Some(Duration::from_millis(108)),
             inference_queue: Duration::from_micros(1),
             inference: Duration::from_micros(3_200),
-            generation_out_of_time: false,
+            ..Timings::default()
         };
         let expected = "queue;dur=0.013, code;dur=0.191, instance;dur=0.016, model;dur=108.000, guest;dur=1.235, inference;dur=3.200";
         assert_eq!(before.server_timing(&timings), expected);

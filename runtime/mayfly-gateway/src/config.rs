@@ -28,7 +28,10 @@ pub struct GatewayConfig {
     pub body_idle_ms_max: u64,
     /// Bytes of a body that has to be read to find its deployment (`/v1/embeddings`).
     pub openai_body_bytes_max: u64,
-    /// Bytes of such bodies held at once, over all requests; beyond, 503.
+    /// How long such a body may take to arrive in full.
+    pub openai_body_ms_max: u64,
+    /// Bytes of such bodies held at once, over all requests; beyond, 503. While it fills up, who holds most is refused
+    /// first: a tenant may hold four times what is free.
     pub openai_held_bytes_max: u64,
     /// Bytes of a JSON body on the admin listener.
     pub control_body_bytes_max: u64,
@@ -53,6 +56,7 @@ impl Default for GatewayConfig {
             head_ms_max: 30_000,
             body_idle_ms_max: 30_000,
             openai_body_bytes_max: 16 << 20,
+            openai_body_ms_max: 60_000,
             openai_held_bytes_max: 512 << 20,
             control_body_bytes_max: 1 << 20,
             uploads_max: 8,
@@ -76,6 +80,7 @@ impl GatewayConfig {
             ("headers_max", u64::from(self.headers_max)),
             ("head_ms_max", self.head_ms_max),
             ("body_idle_ms_max", self.body_idle_ms_max),
+            ("openai_body_ms_max", self.openai_body_ms_max),
             ("control_body_bytes_max", self.control_body_bytes_max),
             ("uploads_max", u64::from(self.uploads_max)),
         ] {
@@ -111,6 +116,10 @@ impl GatewayConfig {
 
     pub(crate) fn body_idle(&self) -> Duration {
         Duration::from_millis(self.body_idle_ms_max)
+    }
+
+    pub(crate) fn openai_body(&self) -> Duration {
+        Duration::from_millis(self.openai_body_ms_max)
     }
 
     pub(crate) fn drain(&self) -> Duration {

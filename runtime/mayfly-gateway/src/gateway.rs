@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::Room;
+use crate::room::Room;
 use crate::server::{Allowed, Listening};
 use crate::{GatewayConfig, admin, data};
 

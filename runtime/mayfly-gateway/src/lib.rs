@@ -18,6 +18,7 @@ mod limits;
 mod metrics;
 mod repricing;
 mod requests;
+mod room;
 mod server;
 mod target;
 mod time;

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,8 +9,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use mayfly_calls::Body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+
+use crate::room::{NoRoom, Owner, Part, Room};
 
 /// Errors of bodies.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -84,19 +84,9 @@ pub(crate) enum ReadError {
     Incomplete,
 }
 
-/// Memory for bodies that have to be read whole. Counted in KiB.
-#[derive(Debug, Clone)]
-pub(crate) struct Room(Arc<Semaphore>);
-
-impl Room {
-    pub(crate) fn new(bytes: u64) -> Self {
-        let kib = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self(Arc::new(Semaphore::new(kib)))
-    }
-
-    fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ReadError> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).map_err(|_| ReadError::NoRoom)?;
-        Arc::clone(&self.0).try_acquire_many_owned(kib).map_err(|_| ReadError::NoRoom)
+impl From<NoRoom> for ReadError {
+    fn from(_: NoRoom) -> Self {
+        Self::NoRoom
     }
 }
 
@@ -104,16 +94,16 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) bytes: Bytes,
-    permit: OwnedSemaphorePermit,
+    part: Part,
 }
 
 impl Held {
     /// The body again, to be handed on.
     pub(crate) fn into_body(self) -> Body {
-        let permit = self.permit;
+        let part = self.part;
         Full::new(self.bytes)
             .map_frame(move |frame| {
-                let _ = &permit;
+                let _ = &part;
                 frame
             })
             .map_err(|never| match never {})
@@ -121,17 +111,29 @@ impl Held {
     }
 }
 
-/// Reads a body of at most `limit` bytes. Room for the declared length is taken first, else as the bytes come.
+/// Reads a body of at most `limit` bytes, which has to arrive within `wait`. Room for the declared length is taken
+/// first, else as the bytes come.
 ///
 /// # Errors
 /// [`ReadError`].
-pub(crate) async fn read_held(mut body: Body, limit: u64, room: &Room) -> Result<Held, ReadError> {
+pub(crate) async fn read_held(
+    body: Body,
+    limit: u64,
+    room: &Room,
+    owner: Owner,
+    wait: Duration,
+) -> Result<Held, ReadError> {
     let declared = body.size_hint().upper();
     if declared.is_some_and(|length| length > limit) {
         return Err(ReadError::TooLong { limit });
     }
-    let mut taken = declared.unwrap_or(0);
-    let mut permit = room.take(taken)?;
+    let part = room.take(owner, declared.unwrap_or(0))?;
+    let read = tokio::time::timeout(wait, read_into(body, limit, part)).await;
+    read.unwrap_or(Err(ReadError::Incomplete))
+}
+
+async fn read_into(mut body: Body, limit: u64, mut part: Part) -> Result<Held, ReadError> {
+    let mut taken = body.size_hint().upper().unwrap_or(0);
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ReadError::Incomplete)?;
@@ -142,12 +144,12 @@ pub(crate) async fn read_held(mut body: Body, limit: u64, room: &Room) -> Result
         }
         while length > taken {
             let more = (taken.max(32 * 1024)).min(limit - taken).max(length - taken);
-            permit.merge(room.take(more)?);
+            part.grow(more)?;
             taken += more;
         }
         bytes.extend_from_slice(&data);
     }
-    Ok(Held { bytes: bytes.freeze(), permit })
+    Ok(Held { bytes: bytes.freeze(), part })
 }
 
 /// Reads a short body of at most `limit` bytes.
@@ -191,6 +193,23 @@ mod tests {
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
         let error = body.frame().await.unwrap().unwrap_err();
         assert!(error.is::<TooSlow>(), "{error}");
+    }
+
+    async fn read_held(body: Body, limit: u64, room: &Room) -> Result<Held, ReadError> {
+        super::read_held(body, limit, room, None, Duration::from_secs(60)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_an_error_and_gives_its_room_back() {
+        let trickle = stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            Some((Ok::<_, BoxError>(Frame::data(Bytes::from("a"))), ()))
+        });
+        let body = Paced::new(StreamBody::new(Box::pin(trickle)), Duration::from_secs(5)).boxed_unsync();
+        let room = Room::new(1 << 20);
+        let read = super::read_held(body, 1 << 20, &room, None, Duration::from_secs(60)).await;
+        assert!(matches!(read, Err(ReadError::Incomplete)));
+        assert!(room.take(None, 1 << 20).is_ok());
     }
 
     #[tokio::test]

@@ -55,8 +55,14 @@ pub(crate) fn text(figures: &Figures) -> String {
     page.single("mayfly_model_bytes", "gauge", help, status.models.3);
     let help = "What the runs of a call waited for their executors, of calls that ran a model over wasi:nn.";
     page.histogram("mayfly_inference_queue_wait_seconds", help, &status.inference_queue_seconds);
+    let help = "From a call's head to the first token that its handler was handed, of calls that generated.";
+    page.histogram("gen_ai_server_time_to_first_token_seconds", help, &status.first_token_seconds);
     engines(&mut page, &status.engines);
     deployments(&mut page, &figures.watched);
+    let help = "Spans that a collector has taken.";
+    page.single("mayfly_spans_exported_total", "counter", help, status.spans.exported);
+    let help = "Spans that were lost: their queue was full, or no collector took them.";
+    page.single("mayfly_spans_dropped_total", "counter", help, status.spans.dropped);
     if let Some(bytes) = figures.resident_bytes {
         page.single("process_resident_memory_bytes", "gauge", "Resident memory of the process.", bytes);
     }

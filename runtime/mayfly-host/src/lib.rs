@@ -43,4 +43,4 @@ pub use filter::{ChoiceFilter, FilterError, TextFilter, Verdict, text_filter};
 pub use grants::{Grant, Grants};
 pub use keyvalue::{KeyValue, KeyValueError, KeyValueLimits, KeyValuePage};
 pub use log::{LogLine, LogSink, LogStream};
-pub use run::{BodyError, Clock, Invocation, RunEnd, Running, Timings};
+pub use run::{BodyError, Clock, Finishes, Invocation, RunEnd, Running, Timings};

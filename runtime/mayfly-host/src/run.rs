@@ -84,6 +84,38 @@ pub struct Timings {
     /// A generation was stopped because the call's time was up. It ends a little earlier than the call, so that the
     /// handler can still say so.
     pub generation_out_of_time: bool,
+    /// When the guest was handed the first token of a generation.
+    pub first_token: Option<Instant>,
+    /// How choices of generations ended.
+    pub finishes: Finishes,
+}
+
+/// Ways in which choices have ended, each once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Finishes(u8);
+
+impl Finishes {
+    /// Their words, as `generation` has them.
+    const WORDS: [&'static str; 4] = ["stop", "length", "content_filter", "cancelled"];
+
+    /// One has ended so.
+    pub(crate) fn add(&mut self, finished: Finished) {
+        self.0 |= 1 << finished as u8;
+    }
+
+    /// The words of those that there were.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        Self::WORDS.into_iter().enumerate().filter(move |(place, _)| self.0 & (1 << place) != 0).map(|(_, word)| word)
+    }
+}
+
+/// The words of [`Finishes`], in order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Finished {
+    Stop,
+    Length,
+    ContentFilter,
+    Cancelled,
 }
 
 /// The running timings of one call, shared between the instance and whoever reports them.

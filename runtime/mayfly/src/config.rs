@@ -31,6 +31,8 @@ pub struct Config {
     pub inference: mayfly_inference::Config,
     /// The first load of a model.
     pub models: Models,
+    /// Spans for a collector.
+    pub telemetry: mayfly_telemetry::Config,
 }
 
 /// Listeners, folders, shutdown.
@@ -104,6 +106,7 @@ impl Config {
         problems.extend(self.inference.validate().err().into_iter().flatten());
         problems.extend(self.gateway.validate().err().into_iter().flatten());
         problems.extend(self.registry.validate().err().into_iter().flatten());
+        problems.extend(self.telemetry.validate().err().into_iter().flatten());
         if self.server.listen == self.server.admin_listen && self.server.listen.port() != 0 {
             problems.push("server.listen and server.admin_listen must differ".to_owned());
         }
@@ -158,6 +161,7 @@ mod tests {
         assert_eq!(config.calls, mayfly_calls::Config::default());
         assert_eq!(config.registry, mayfly_registry::Config::default());
         assert_eq!(config.gateway, mayfly_gateway::GatewayConfig::default());
+        assert_eq!(config.telemetry, mayfly_telemetry::Config::default());
         assert_eq!(config.ledger.fsync, mayfly_store::Fsync::default());
         assert!(config.validate().is_ok());
     }

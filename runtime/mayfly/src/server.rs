@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use mayfly_api::OnnxRuntime;
-use mayfly_calls::{CallParts, Calls, Recompile};
+use mayfly_calls::{CallParts, Calls, Observer, Recompile};
 use mayfly_gateway::{Gateway, NodeInfo, Parts, ServeError};
 use mayfly_host::Host;
 use mayfly_inference::{Copies, CopySettings, ImportPolicy, Inference};
 use mayfly_ledger::{JournalError, PriceBook};
 use mayfly_registry::{Control, SecretKey};
 use mayfly_store::Store;
+use mayfly_telemetry::{Exporter, Node};
 use mayfly_types::Digest;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -22,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builtins;
 use crate::config::Config;
+
+/// At a stop, how long the last spans may take to be sent.
+const SPANS_WAIT: Duration = Duration::from_secs(2);
 
 /// A running server. Nothing in it is global: two run in one process.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ pub struct Server {
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
     store: Store,
+    exporter: Option<Exporter>,
 }
 
 impl Server {
@@ -75,6 +80,7 @@ impl Server {
         control.sweep().await?;
         let admin_key = control.bootstrap().await?;
 
+        let exporter = Exporter::start(&config.telemetry, &spans_of(&config))?;
         let recompile = Arc::new(Recompiler(control.clone()));
         let calls = Calls::new(CallParts {
             config: config.calls.clone(),
@@ -85,6 +91,7 @@ impl Server {
             prices: PriceBook::new(prices),
             currency,
             recompile,
+            observer: exporter.clone().map(|exporter| Arc::new(exporter) as Arc<dyn Observer>),
         });
         let parts = Parts {
             calls,
@@ -106,7 +113,7 @@ impl Server {
         let stop = shutdown.clone();
         let serving = tokio::spawn(async move { gateway.serve(data_listener, admin_listener, stop).await });
         tracing::info!(%data, %admin, instances = host.instances_max(), "serving");
-        Ok(Self { data, admin, admin_key, shutdown, serving, store })
+        Ok(Self { data, admin, admin_key, shutdown, serving, store, exporter })
     }
 
     /// Takes no new calls, lets open ones end up to the deadline, cuts the rest, and lets go of the data folder.
@@ -116,6 +123,9 @@ impl Server {
     pub async fn stop(self) -> anyhow::Result<()> {
         self.shutdown.cancel();
         let served = self.serving.await.context("the listeners' task")?;
+        if let Some(exporter) = &self.exporter {
+            exporter.close(SPANS_WAIT).await;
+        }
         // The last rows are durable before the folder is let go.
         if tokio::time::timeout(Duration::from_secs(5), self.store.close()).await.is_err() {
             tracing::error!("the store did not close in time");
@@ -157,6 +167,21 @@ fn describe(config: &Config, host: &Host, inference: &Inference) -> NodeInfo {
         onnxruntime: OnnxRuntime { version: info.version.clone(), providers: info.providers.clone() },
         builtins: builtins::list().map(|(name, _purpose)| name.to_owned()).collect(),
         limits,
+    }
+}
+
+/// What all spans of this node say: where callers reach it.
+fn spans_of(config: &Config) -> Node {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let public = config.gateway.public_url.as_deref().and_then(|url| reqwest::Url::parse(url).ok());
+    match public.as_ref().and_then(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default()))) {
+        Some((address, port)) => Node { version, address, port },
+        None => {
+            let listen = config.server.listen;
+            // Port 0 is any port: the one it becomes is not known yet.
+            let port = Some(listen.port()).filter(|port| *port != 0);
+            Node { version, address: listen.ip().to_string(), port }
+        }
     }
 }
 

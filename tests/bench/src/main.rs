@@ -18,6 +18,7 @@ mod ledger;
 mod limits;
 mod load;
 mod measure;
+mod overload;
 mod registered;
 mod row;
 mod server;
@@ -66,7 +67,7 @@ impl Bench {
 type Measure = fn(&Bench) -> anyhow::Result<Vec<Row>>;
 
 /// What is measured together, and the rows it gives.
-const MEASURES: [(&[&str], Measure); 13] = [
+const MEASURES: [(&[&str], Measure); 14] = [
     (&[cold::NAME], cold::measure),
     (&[embeddings::NAME], embeddings::measure),
     (&[registered::NAME], registered::measure),
@@ -75,6 +76,7 @@ const MEASURES: [(&[&str], Measure); 13] = [
     (&[throughput::NAME], throughput::measure),
     (&[limits::TOKENS], limits::tokens),
     (&[limits::MONEY], limits::money),
+    (&[overload::GOODPUT, overload::REFUSAL, overload::ADMITTED], overload::measure),
     (&[ledger::MONTH, ledger::VERIFY, ledger::BYTES], ledger::large),
     (
         &[

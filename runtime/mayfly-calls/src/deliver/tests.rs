@@ -111,9 +111,9 @@ fn start(wish: Wish) -> Test {
     place.guest.request_body_bytes_max = 10;
     let context = crate::Context { trailers: wish.trailers, ..place.call() };
     let stop = context.cancel.clone();
-    let opener = Opener::new(config, wish.journal.clone(), book(), "EUR");
+    let opener = Opener::new(config, wish.journal.clone(), book(), "EUR", None);
     let method = if wish.bodiless { http::Method::HEAD } else { http::Method::GET };
-    let call = opener.open(&context, &method, None, None);
+    let call = opener.open(&context, &method, "/", None, None);
     let (frames, receiver) = mpsc::channel(16);
     let stream = futures::stream::unfold(receiver, async |mut receiver: mpsc::Receiver<_>| {
         receiver.recv().await.map(|frame| (frame, receiver))
@@ -591,8 +591,8 @@ async fn a_long_answer_streams_all_its_bytes() {
 /// The grace after the body refuses holds; that is not why a call failed.
 #[tokio::test]
 async fn that_a_call_is_over_is_no_limit() {
-    let opener = Opener::new(Arc::default(), Memory::working(), book(), "EUR");
-    let budget = opener.open(&Place::default().call(), &http::Method::GET, None, None).budget;
+    let opener = Opener::new(Arc::default(), Memory::working(), book(), "EUR", None);
+    let budget = opener.open(&Place::default().call(), &http::Method::GET, "/", None, None).budget;
     budget.close();
     let Refusal { kind, .. } = budget.hold(&[]).await.unwrap_err();
     assert_eq!((kind, budget.refusal()), (RefusalKind::Closed, None));

@@ -68,7 +68,7 @@ impl Node {
         // Longer than the default: a busy machine must not turn short answers into streams.
         let config = Arc::new(Config { short_answer_wait_ms: 100, ..config });
         let entrance = Entrance::new(config.clone(), journal.clone(), leases.clone());
-        let opener = Opener::new(config, journal.clone(), book(), "EUR");
+        let opener = Opener::new(config, journal.clone(), book(), "EUR", None);
         Self { entrance, opener, journal, leases }
     }
 
@@ -98,7 +98,7 @@ impl Node {
     async fn go_on(&self, context: Context, entry: Entry, script: Script) -> Response<Body> {
         let Entry { permit, ticket, once, kept } = entry;
         let (head, answer) = oneshot::channel();
-        let mut call = self.opener.open(&context, &Method::POST, ticket, once);
+        let mut call = self.opener.open(&context, &Method::POST, "/v1/chat", ticket, once);
         tokio::spawn(async move {
             match kept {
                 Some(kept) => {

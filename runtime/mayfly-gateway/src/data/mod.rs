@@ -16,7 +16,7 @@ use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mayfly_api::ErrorCode;
-use mayfly_calls::{Body, Context, IdempotencyKey};
+use mayfly_calls::{Body, Context, IdempotencyKey, TraceParent};
 use mayfly_ledger::Channel;
 use mayfly_registry::{Key, Resolved};
 use mayfly_types::RequestId;
@@ -184,6 +184,7 @@ impl Visit {
             .and_then(|host| HeaderValue::from_str(&host).ok())
             .ok_or_else(|| Failure::invalid("the request needs exactly one valid `host` header"))?;
         let trailers = headers::takes_trailers(&parts.headers);
+        let trace = TraceParent::of(&parts.headers);
         headers::clean_request(&mut parts.headers, &host, self.id);
         let target = match parts.uri.query() {
             Some(query) => format!("{path}?{query}"),
@@ -214,6 +215,7 @@ impl Visit {
             idempotency,
             dry_run: options.dry_run,
             cost_max: options.cost_max,
+            trace,
         };
         Ok(self.gateway.0.parts.calls.call(context, Request::from_parts(parts, body)).await)
     }

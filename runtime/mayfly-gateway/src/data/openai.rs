@@ -76,7 +76,9 @@ impl Visit {
         let key = self.key(request.headers()).await?;
         let (parts, body) = request.into_parts();
         let limit = self.gateway.0.config.openai_body_bytes_max;
-        let held = read_held(body, limit, &self.gateway.0.room).await.map_err(|error| match error {
+        let wait = self.gateway.0.config.openai_body();
+        let read = read_held(body, limit, &self.gateway.0.room, key.tenant, wait).await;
+        let held = read.map_err(|error| match error {
             ReadError::TooLong { limit } => {
                 Failure::new(ErrorCode::TooLarge, format!("the body is longer than openai_body_bytes_max = {limit}"))
             }

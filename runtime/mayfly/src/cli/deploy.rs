@@ -13,7 +13,7 @@ use mayfly_types::{FilterSpec, GuestLimits, Name, ScaleSpec};
 use super::Session;
 use super::args::Deploy;
 use super::manage::add_model;
-use super::progress::upload_bar;
+use super::progress::Shown;
 
 /// What is going to be deployed, before anything was sent.
 struct Plan {
@@ -52,7 +52,11 @@ pub(super) async fn run(session: &Session, args: Deploy) -> anyhow::Result<()> {
     };
     let Plan { name, models, config, limits, filter, share_prefixes, scale, .. } = plan;
     let request = NewDeployment { handler, models, config, limits, filter, share_prefixes, scale };
-    let deployed = session.client.deploy(session.project(), name.as_str(), &request).await?;
+    // A component that is new to this host is compiled now, which takes all its cores for a moment.
+    let shown = Shown::waiting("compiling and activating", session.global.json);
+    let deployed = session.client.deploy(session.project(), name.as_str(), &request).await;
+    drop(shown);
+    let deployed = deployed?;
     session.print(&deployed, describe)
 }
 
@@ -220,13 +224,17 @@ fn with_scale(scale: ScaleSpec, changes: &[String]) -> anyhow::Result<ScaleSpec>
 
 async fn upload(session: &Session, file: &Path) -> anyhow::Result<HandlerSource> {
     let length = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
-    let bar = upload_bar("uploading", length, session.global.json);
-    let counter = bar.clone();
+    let shown = Shown::upload(length, session.global.json);
+    let counter = shown.counter();
     let stored = session
         .client
-        .upload_component(session.project(), file, Progress::new(move |sent, _total| counter.set_position(sent)))
+        .upload_component(
+            session.project(),
+            file,
+            Progress::new(move |sent, total| counter.sent(sent, total, "checking")),
+        )
         .await;
-    bar.finish_and_clear();
+    drop(shown);
     Ok(HandlerSource::Digest(stored?.digest))
 }
 

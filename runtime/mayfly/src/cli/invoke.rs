@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Session;
 use super::args::Invoke;
+use super::progress::Shown;
 
 pub(super) async fn run(session: &Session, args: Invoke) -> anyhow::Result<()> {
     let body = args.data.as_deref().map(read_body).transpose()?;
@@ -22,7 +23,12 @@ pub(super) async fn run(session: &Session, args: Invoke) -> anyhow::Result<()> {
     }
     let deployment = session.client.deployment(session.project(), args.name.as_str()).await?;
     let call = Invocation { method, path: args.path.clone(), headers, body: body.unwrap_or_default().into() };
-    let answer = session.client.invoke(&deployment.url, call).await?;
+    let cold = deployment.status.iter().flat_map(|status| &status.models).any(|model| !model.loaded);
+    let what = if cold { "waiting for the answer; the model is loaded first" } else { "waiting for the answer" };
+    let shown = Shown::waiting(what, session.global.json);
+    let answer = session.client.invoke(&deployment.url, call).await;
+    drop(shown);
+    let answer = answer?;
     let status = answer.status().as_u16();
     let headers: Vec<_> = answer
         .headers()

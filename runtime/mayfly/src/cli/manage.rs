@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Session;
 use super::args::{KeySlot, Keys, Models, Projects, Tenants};
 use super::output::{bytes, table};
-use super::progress::upload_bar;
+use super::progress::Shown;
 
 pub(super) async fn delete(session: &Session, name: &Name) -> anyhow::Result<()> {
     session.client.delete_deployment(session.project(), name.as_str()).await?;
@@ -67,24 +67,18 @@ pub(super) async fn add_model(
     if !path.exists() {
         bail!("{} does not exist", path.display());
     }
-    let bar = upload_bar("uploading", 0, session.global.json);
-    let counter = bar.clone();
+    let shown = Shown::upload(0, session.global.json);
+    let counter = shown.counter();
     let added = session
         .client
         .add_model(
             place(session, own),
             name.as_str(),
             path,
-            Progress::new(move |sent, total| {
-                counter.set_length(total);
-                counter.set_position(sent);
-                if sent >= total {
-                    counter.set_message("checking");
-                }
-            }),
+            Progress::new(move |sent, total| counter.sent(sent, total, "checking and loading for the first time")),
         )
         .await;
-    bar.finish_and_clear();
+    drop(shown);
     Ok(added?)
 }
 

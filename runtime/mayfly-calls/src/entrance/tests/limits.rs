@@ -115,7 +115,7 @@ async fn a_hold_refused_at_any_level_leaves_all_levels_as_before() {
         let node = Node::new();
         let context = place.call();
         let entry = node.enter(&context, "").await.unwrap();
-        let call = node.opener.open(&context, &Method::POST, entry.ticket, None);
+        let call = node.opener.open(&context, &Method::POST, "/", entry.ticket, None);
         let lines = |quantity| [Line { meter: Meter::OutputTokens, model: Some(model()), quantity }];
         let first = call.budget.hold(&lines(4)).await.unwrap();
         let before = call.budget.standing();

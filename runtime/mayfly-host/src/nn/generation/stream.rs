@@ -12,6 +12,7 @@ use wasmtime_wasi_io::poll::Pollable;
 use super::bindings::{Chunk, Error, FinishReason, Token, TopToken, Usage};
 use super::filtered::{Filtered, Passed};
 use crate::nn::NnState;
+use crate::run::{Finished, Timings};
 
 /// The resource `stream`. Dropping it ends the work within a step.
 #[derive(Debug)]
@@ -77,7 +78,11 @@ impl NnState {
         let next = self.within_call(stream.generation.next()).await;
         // The time a guest waits for its model, whatever the engine does for others meanwhile.
         self.clock.add(|timings| timings.inference += began.elapsed());
-        Ok(self.timed(next?)?.map(|chunk| stream.shown(chunk)))
+        let chunk = self.timed(next?)?.map(|chunk| stream.shown(chunk));
+        if let Some(chunk) = chunk.as_ref().filter(|chunk| !chunk.tokens.is_empty() || chunk.finish.is_some()) {
+            self.clock.add(|timings| told(timings, chunk));
+        }
+        Ok(chunk)
     }
 
     /// Remembers that a generation ended because its time was up: what its handler answers then is the deadline's doing.
@@ -86,6 +91,21 @@ impl NnState {
             self.clock.add(|timings| timings.generation_out_of_time = true);
         }
         outcome
+    }
+}
+
+/// Remembers what the guest was handed.
+fn told(timings: &mut Timings, chunk: &Chunk) {
+    if !chunk.tokens.is_empty() {
+        timings.first_token.get_or_insert_with(Instant::now);
+    }
+    if let Some(finish) = chunk.finish {
+        timings.finishes.add(match finish {
+            FinishReason::Stop => Finished::Stop,
+            FinishReason::Length => Finished::Length,
+            FinishReason::ContentFilter => Finished::ContentFilter,
+            FinishReason::Cancelled => Finished::Cancelled,
+        });
     }
 }
 
