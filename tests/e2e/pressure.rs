@@ -236,7 +236,9 @@ async fn slow_clients_are_cut_off_and_hold_nobody_up() {
     }
     let told: Vec<String> = tokio::task::spawn_blocking(move || slow.into_iter().map(rest).collect()).await.unwrap();
     for (place, told) in told.iter().enumerate() {
-        assert!(!told.contains(" 200 OK"), "{place}: {told}");
+        // The second of three reaches a handler, which is told that the body broke off and may answer that.
+        let is_told = place % 3 == 1 && told.contains("\"error\"");
+        assert!(is_told || !told.contains(" 200 OK"), "{place}: {told}");
     }
     let trickled = trickling.join().unwrap();
     assert!(trickled < Duration::from_secs(6), "bytes now and then were enough for {trickled:?}");

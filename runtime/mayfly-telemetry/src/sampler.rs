@@ -2,30 +2,34 @@
 
 use mayfly_calls::TraceParent;
 
-/// The part of all that is random in a trace's id, by W3C Trace Context: its last 56 bits.
-const RANDOM: u64 = (1 << 56) - 1;
+/// How many there are of what is random in a request's id: its last 32 bits. Those before them count, within one
+/// millisecond.
+const RANDOM: u64 = 1 << 32;
 
-/// Decides by the trace's id, so that all who see a trace decide alike.
+/// Decides by the trace's id.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sampler {
-    /// Ids whose random part is below this have none.
-    threshold: u64,
+    /// Ids whose random part is below this are taken.
+    taken: u64,
 }
 
 impl Sampler {
     /// `ratio`: 0 to 1.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "56 bits of a number from 0 to 1")]
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of calls")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "32 bits of a number from 0 to 1"
+    )]
     pub(crate) fn new(ratio: f64) -> Self {
-        let kept = (ratio.clamp(0.0, 1.0) * (RANDOM as f64 + 1.0)) as u64;
-        Self { threshold: RANDOM + 1 - kept }
+        Self { taken: (ratio.clamp(0.0, 1.0) * RANDOM as f64) as u64 }
     }
 
     /// A caller that records its part of the trace wants ours too, and one that does not does not.
     pub(crate) fn takes(self, parent: Option<&TraceParent>, trace: &[u8; 16]) -> bool {
-        let [.., a, b, c, d, e, f, g] = *trace;
-        let random = u64::from_be_bytes([0, a, b, c, d, e, f, g]);
-        parent.map_or(random >= self.threshold, |parent| parent.sampled)
+        let [.., a, b, c, d] = *trace;
+        let random = u64::from(u32::from_be_bytes([a, b, c, d]));
+        parent.map_or(random < self.taken, |parent| parent.sampled)
     }
 }
 

@@ -8,7 +8,7 @@ use mayfly_types::Meter;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, span::SpanKind, status::StatusCode};
 
-/// This span's flags: its trace's id is random, and it is recorded (W3C Trace Context).
+/// This span's flags: it is recorded (W3C Trace Context).
 const FLAGS_SAMPLED: u32 = 1;
 /// Flags of the parent: it is known, and it is on another machine.
 const FLAGS_REMOTE_PARENT: u32 = 0x300;
@@ -32,7 +32,7 @@ pub(crate) fn span(call: &EndedCall<'_>) -> Span {
     };
     Span {
         trace_id: trace_id(call).to_vec(),
-        // The last 62 bits of a request's id are random.
+        // No two requests of a node have the same last 62 bits in their ids, and hardly any two of several.
         span_id: id[8..].to_vec(),
         parent_span_id: seen.trace.map(|parent| parent.span.to_vec()).unwrap_or_default(),
         flags: FLAGS_SAMPLED | if seen.trace.is_some() { FLAGS_REMOTE_PARENT } else { FLAGS_LOCAL },
