@@ -170,14 +170,15 @@ async fn a_span_for_each_call_with_the_ledger_s_numbers() {
     let fault = of(&calls[2].0);
     assert_eq!((text(fault, "error.type").as_str(), fault.status.as_ref().unwrap().code), ("guest_fault", 2));
 
-    let taken = collector.taken.lock().unwrap();
-    assert!(taken.iter().all(|one| one.head.contains("Bearer hunter2")), "the collector's own key goes with each");
-    let told = format!("{:?}", taken.iter().map(|one| &one.body).collect::<Vec<_>>());
+    let told = {
+        let taken = collector.taken.lock().unwrap();
+        assert!(taken.iter().all(|one| one.head.contains("Bearer hunter2")), "the collector's own key goes with each");
+        format!("{:?}", taken.iter().map(|one| &one.body).collect::<Vec<_>>())
+    };
     assert!(told.contains("service.name"));
     for absent in ["password", "secret", "anna", "hunter2", server.key.as_str()] {
         assert!(!told.contains(absent), "{absent} is in {told}");
     }
-    drop(taken);
     assert_eq!(metric(&server, "gen_ai_server_time_to_first_token_seconds_count").await, 2);
     assert_eq!(metric(&server, "mayfly_spans_exported_total").await, 3);
     assert_eq!(metric(&server, "mayfly_spans_dropped_total").await, 0);

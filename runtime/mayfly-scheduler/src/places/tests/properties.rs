@@ -1,5 +1,6 @@
 //! Random days: whoever comes in whatever order, every call is answered once, none begins after its deadline, no line is
 //! longer than it may be, each moves in order, and a free place is never kept from somebody who waits for it.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
