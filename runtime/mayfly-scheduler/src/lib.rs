@@ -4,9 +4,11 @@
 //! the real thing asks what to do, does it, and reports; so every decision can be tested as plain data.
 //!
 //! [`batching`] joins runs of a stateless graph. [`generation`] schedules text generation: continuous batching over the
-//! slots of a key-value cache. [`places`] says which calls run, which wait and which are refused at once.
+//! slots of a key-value cache. [`places`] says which calls run, which wait and which are refused at once. [`residency`]
+//! decides which models are loaded on a device.
 #![forbid(unsafe_code)]
 
 pub mod batching;
 pub mod generation;
 pub mod places;
+pub mod residency;
