@@ -339,6 +339,7 @@ impl Calls {
             code: (size(code.mapped.len()), code.maps_total),
             engines: self.0.inference.generation_load(),
             models: (size(residency.models.len()), residency.loads_total, residency.unloads_total, bytes),
+            devices: residency.devices,
             ..NodeStatus::default()
         };
         self.0.opener.counters.fill(&mut status);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mayfly_api::ErrorCode;
 use mayfly_host::Timings;
-use mayfly_inference::EngineLoad;
+use mayfly_inference::{DeviceResidency, EngineLoad};
 use mayfly_ledger::{Outcome, Row};
 use mayfly_types::Meter;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub struct DeploymentStatus {
     pub code_mapped: bool,
     /// Its models by alias: loaded or not.
     pub models_loaded: Vec<(String, bool)>,
-    /// Resident bytes that loading them added, as measured. Others that were granted the same model share them.
+    /// Memory of their own that loading them took, as measured. Others that were granted the same model share them.
     pub model_bytes: u64,
 }
 
@@ -81,6 +81,8 @@ pub struct NodeStatus {
     pub engines: Vec<EngineLoad>,
     /// Spans that were handed to a collector, and those that were lost.
     pub spans: Spans,
+    /// What models take of each device's budget.
+    pub devices: Vec<DeviceResidency>,
 }
 
 /// Counters of this node. Each is one atomic: they agree once nothing moves.

@@ -8,8 +8,10 @@ use mayfly_calls::{Activity, Buckets, NodeStatus};
 use mayfly_types::{Meter, Name};
 
 use self::engines::engines;
+use self::residency::residency;
 
 mod engines;
+mod residency;
 
 /// All that `/metrics` shows.
 #[derive(Debug)]
@@ -51,8 +53,9 @@ pub(crate) fn text(figures: &Figures) -> String {
     page.single("mayfly_models_loaded", "gauge", "Models loaded.", status.models.0);
     page.single("mayfly_model_loads_total", "counter", "Loads of models.", status.models.1);
     page.single("mayfly_model_unloads_total", "counter", "Models dropped.", status.models.2);
-    let help = "Resident bytes that loading the models added, as measured.";
+    let help = "Memory of their own that loading the models took, as measured.";
     page.single("mayfly_model_bytes", "gauge", help, status.models.3);
+    residency(&mut page, &status.devices);
     let help = "What the runs of a call waited for their executors, of calls that ran a model over wasi:nn.";
     page.histogram("mayfly_inference_queue_wait_seconds", help, &status.inference_queue_seconds);
     let help = "From a call's head to the first token that its handler was handed, of calls that generated.";
@@ -211,6 +214,7 @@ mod tests {
                 usage_total: vec![("input_tokens", 21), ("guest_cpu_micros", 1_500_000)],
                 errors_total: vec![("rate_limited", 5)],
                 engines: vec![engines::tests::load()],
+                devices: vec![residency::tests::device()],
                 instances: (2, 9),
                 code: (1, 4),
                 models: (1, 2, 1, 4096),

@@ -6,6 +6,11 @@ use std::time::Duration;
 use mayfly_scheduler::batching::Settings;
 use serde::{Deserialize, Serialize};
 
+use crate::residency::models_bytes;
+
+/// Less holds no model worth the name.
+const RESIDENT_BYTES_LEAST: u64 = 1 << 20;
+
 /// Settings of [`crate::Inference`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,15 +33,25 @@ pub struct Config {
     pub batch_delay_us: u64,
     /// Runs known to take no longer than this are done on the thread that asks. 0 never.
     pub inline_us_max: u64,
-    /// Sessions loaded at once.
+    /// Sessions loaded at once, on each device.
     pub sessions_max: u32,
+    /// Bytes of memory for models on the CPU, attention state of generation included; pages of mapped files count only for
+    /// the question whether a model fits at all. 0 takes 60 % of the machine's memory or of the process's control group.
+    pub resident_bytes_max: u64,
+    /// Bytes for models on the GPU. 0 sets no limit.
+    pub cuda_bytes_max: u64,
+    /// A load that has not begun after this is refused, be it for want of room or behind others.
+    pub load_wait_ms_max: u64,
+    /// Callers that wait for models to be loaded, on each device; one more is refused.
+    pub loads_waiting_max: u32,
     /// The most bytes that the outputs of one run may take, as predicted from its inputs.
     pub output_bytes_max: u64,
     /// Keep, for each model on the CPU, a copy with its weights packed for this node, where there is a folder for them.
     pub prepack: bool,
     /// Sequences that one decoder generates at once.
     pub generation_slots: u32,
-    /// The most bytes of attention state that one decoder may hold, prompts kept for reuse included.
+    /// The most bytes of attention state that one decoder may hold, prompts kept for reuse included; never more than half
+    /// of the memory for models, from which it is set aside.
     pub generation_kv_bytes_max: u64,
     /// Sequences waiting for one decoder, and constraints waiting to be compiled; one more is refused.
     pub generation_waiting_max: u32,
@@ -61,6 +76,10 @@ impl Default for Config {
             batch_delay_us: 0,
             inline_us_max: 100,
             sessions_max: 256,
+            resident_bytes_max: 0,
+            cuda_bytes_max: 0,
+            load_wait_ms_max: 15_000,
+            loads_waiting_max: 4096,
             output_bytes_max: 1 << 30,
             prepack: true,
             generation_slots: 16,
@@ -97,6 +116,19 @@ impl Config {
         (self.inline_us_max > 0).then(|| Duration::from_micros(self.inline_us_max))
     }
 
+    /// `resident_bytes_max`, resolved.
+    pub fn resident_bytes(&self) -> u64 {
+        match self.resident_bytes_max {
+            0 => models_bytes(),
+            bytes => bytes,
+        }
+    }
+
+    /// `generation_kv_bytes_max`, resolved: one engine's attention state leaves room for its weights.
+    pub(crate) fn generation_kv_bytes(&self) -> u64 {
+        self.generation_kv_bytes_max.min(self.resident_bytes() / 2)
+    }
+
     /// `constraint_compiles_max`, resolved: at least one.
     pub(crate) fn constraint_compiles(&self) -> usize {
         match self.constraint_compiles_max {
@@ -131,6 +163,12 @@ impl Config {
         }
         if self.intra_op_threads > 1024 {
             problems.push("inference.intra_op_threads must be at most 1024".to_owned());
+        }
+        if self.resident_bytes_max != 0 && self.resident_bytes_max < RESIDENT_BYTES_LEAST {
+            problems.push(format!("inference.resident_bytes_max must be 0 or at least {RESIDENT_BYTES_LEAST}"));
+        }
+        if self.loads_waiting_max == 0 {
+            problems.push("inference.loads_waiting_max must be at least 1".to_owned());
         }
         if self.output_bytes_max == 0 {
             problems.push("inference.output_bytes_max must be at least 1".to_owned());
@@ -171,6 +209,15 @@ mod tests {
         assert_eq!(Config::default().validate(), Ok(()));
         let config = Config { queue_runs_max: 0, sessions_max: 0, intra_op_threads: 2000, ..Config::default() };
         assert_eq!(config.validate().expect_err("three values are wrong").len(), 3);
+    }
+
+    #[test]
+    fn limits_of_memory() {
+        let config = Config { resident_bytes_max: 1000, loads_waiting_max: 0, ..Config::default() };
+        assert_eq!(config.validate().expect_err("two values are wrong").len(), 2);
+        let config = Config { resident_bytes_max: 100 << 20, ..Config::default() };
+        assert_eq!((config.resident_bytes(), config.generation_kv_bytes()), (100 << 20, 50 << 20));
+        assert!(Config::default().resident_bytes() > 0);
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Copies {
         }
     }
 
+    /// Bytes of the graph and of the weights of package `digest`'s copy, if there is one to use.
+    pub(crate) fn sizes(&self, digest: Digest) -> Option<(u64, u64)> {
+        self.0.enabled.then(|| self.0.folder.sizes(digest))?
+    }
+
     /// Removes a copy that cannot be used. Another one is made after the next start at the earliest.
     pub(crate) fn discard(&self, digest: Digest, why: &str) {
         tracing::warn!(model = %digest, why, "a prepacked copy cannot be used and is removed; the package itself is loaded");

@@ -68,9 +68,26 @@ pub enum LoadError {
         /// Why it is not there.
         reason: String,
     },
-    /// As many sessions as the host keeps are loaded and busy.
+    /// It is more than the host keeps in memory at all. Nothing is loaded or evicted for it.
+    #[error(
+        "the model needs about {} MiB of memory and this host has {} MiB for models (inference.resident_bytes_max): use a smaller or quantized model, or ask the operator for more",
+        mib(*needs), mib(*budget)
+    )]
+    NeverFits {
+        /// Predicted bytes, those of mapped files included.
+        needs: u64,
+        /// The device's budget.
+        budget: u64,
+    },
+    /// What is loaded works, is kept loaded, or stays for a while, and makes no room in time.
     #[error("the host has no room for another model right now")]
     NoRoom,
+    /// As many calls wait for loads as may.
+    #[error("{limit} calls wait for models to be loaded already (inference.loads_waiting_max)")]
+    TooManyWait {
+        /// `loads_waiting_max`.
+        limit: u32,
+    },
     /// ONNX Runtime refused the model; details are in the host's log.
     #[error("the model could not be loaded")]
     Failed {
@@ -80,6 +97,11 @@ pub enum LoadError {
     /// The caller's deadline passed, or it left, while the model was loading.
     #[error("the model was not loaded within the deadline")]
     Deadline,
+}
+
+/// Rounded up.
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
 }
 
 /// A run gave no outputs.

@@ -26,7 +26,7 @@ mod vocabulary;
 
 pub use chunk::{Chunk, ChunkToken, Finish, GenerationUsage, TopToken};
 pub use constraint::Constraint;
-pub(crate) use engine::{Engine, EngineLimits, NotTaken, Rejected, start};
+pub(crate) use engine::{Engine, EngineLimits, NotTaken, Rejected, check_device, start};
 pub use error::GenerationError;
 pub use option::OptionError;
 pub(crate) use prepare::{check, job};

@@ -31,12 +31,13 @@ pub use generation::{
     GenerationOptions, GenerationRequest, GenerationUsage, OptionError, Sampling, TopToken,
 };
 pub use library::{ORT_VERSION, library_places, prepare_process};
+pub use mayfly_scheduler::residency::Fit;
 pub use package::{
     Batching, DecoderInfo, DecoderInputs, DecoderLayout, DimensionInfo, GenerationDefaults, ImportPolicy, Imported,
     ModelInfo, Package, Role, RunBatching, TensorInfo, import, probe, probe_in_child,
 };
 pub use prepare::{Output, Prepared, RunLimits, Seen};
-pub use residency::{Residency, Resident};
+pub use residency::{DeviceResidency, Residency, Resident};
 pub use runtime::{Caller, Inference, RunStats, RuntimeInfo};
 pub use tensor::{ElementType, Tensor, TensorError};
 pub use tokenizer::{EncodeOptions, Encoding};

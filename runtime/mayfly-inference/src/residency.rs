@@ -1,71 +1,42 @@
-//! What is loaded, and for how long: single-flight loads, the idle clock, room for one more.
+//! What is loaded, and for how long: the shell around the decisions of `mayfly_scheduler::residency`.
 //!
-//! One lock over a small map, held for moments and never while anything loads, runs or is dropped.
+//! One lock over a small map, held for moments and never while anything loads, runs or is dropped. Whatever happens is
+//! told to the decisions of its device, and then [`Residents::settle`] does what they say.
 
+mod memory;
+mod need;
+mod report;
+mod settle;
 mod slots;
+mod swap;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
+mod wait;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mayfly_scheduler::residency::{Fit, Need, Refused, SessionId, Settings, WaiterId};
 use mayfly_types::Digest;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
-pub(crate) use self::slots::{Held, Outcome};
-use self::slots::{Key, Slot, Slots};
-use crate::copies::Order;
+pub(crate) use self::memory::models_bytes;
+pub(crate) use self::need::Weights;
+use self::need::{File, predict};
+pub use self::report::{DeviceResidency, Residency, Resident};
+use self::slots::{Held, Key, Place, Slot, Slots, Start};
+pub(crate) use self::wait::Claim;
+use self::wait::{Coming, Outcome, Seat};
 use crate::generation::{self, Engine, EngineLimits};
 use crate::session::{self, Executor, Model, Options, Source};
 use crate::{Config, DecoderInfo, Device, EngineLoad, LoadError};
 
-/// One loaded model. Its engine, if it generates, counts with it.
-#[derive(Debug, Clone)]
-pub struct Resident {
-    /// The package.
-    pub digest: Digest,
-    /// Where it runs.
-    pub device: Device,
-    /// Since its last run ended; none while it works.
-    pub idle: Option<Duration>,
-    /// How long its load took.
-    pub load: Duration,
-    /// Runs of callers since its load.
-    pub runs: u64,
-    /// Runs of the graph since its load: several callers' runs may have been one.
-    pub batches: u64,
-    /// Resident bytes of the process that the load added, as measured around it; loads at the same time blur it.
-    pub bytes: u64,
-}
-
-impl Resident {
-    /// The same model's other session.
-    fn add(&mut self, other: Self) {
-        self.idle = self.idle.zip(other.idle).map(|(this, other)| this.min(other));
-        self.load = self.load.max(other.load);
-        self.runs = self.runs.saturating_add(other.runs);
-        self.batches = self.batches.saturating_add(other.batches);
-        self.bytes = self.bytes.saturating_add(other.bytes);
-    }
-}
-
-/// Everything loaded.
-#[derive(Debug, Clone, Default)]
-pub struct Residency {
-    /// Loaded models, by digest.
-    pub models: Vec<Resident>,
-    /// Loads since the start.
-    pub loads_total: u64,
-    /// Sessions dropped since the start.
-    pub unloads_total: u64,
-}
-
-/// The way to a session.
-pub(crate) enum Claim<T> {
-    /// It is loaded.
-    Ready(Arc<T>),
-    /// It is being loaded; everybody who asks waits for the same load.
-    Loading(watch::Receiver<Outcome<T>>),
-}
+/// How often a load that finds no room may be passed by others before the room that becomes free is its own.
+const PASSES_MAX: u32 = 8;
+/// While a load waits for room, what is loaded is looked at this often: nobody tells when work ends.
+const LOOK_BLOCKED: Duration = Duration::from_millis(10);
 
 /// All executors and engines of one [`crate::Inference`].
 #[derive(Debug)]
@@ -77,9 +48,9 @@ pub(crate) struct Residents {
     engine_limits: EngineLimits,
     /// The next sequence's number: engines of one package that follow each other have no two alike.
     sequences: AtomicU64,
-    sessions_max: usize,
-    idle: Duration,
-    stay_min: Duration,
+    /// Of the decisions' clock.
+    start: Instant,
+    load_wait: Duration,
     loads: AtomicU64,
     unloads: AtomicU64,
     /// Wakes the idle clock when there is something new to watch.
@@ -91,21 +62,31 @@ type Gone<T> = Box<dyn FnOnce(&Arc<T>) + Send>;
 
 /// Somebody who wants to know of a new session.
 pub(crate) trait Wake: Send + Sync + std::fmt::Debug {
-    /// A session was loaded.
+    /// A session was loaded, or waits for room.
     fn wake(&self);
 }
 
 impl Residents {
     pub(crate) fn new(config: &Config, options: Options, woken: Box<dyn Wake>) -> Self {
+        let nanos = |ms: u64| ms.saturating_mul(1_000_000);
+        let settings = |bytes_max| Settings {
+            bytes_max,
+            sessions_max: config.sessions_max,
+            waiting_max: config.loads_waiting_max,
+            stay_ns: nanos(config.session_stay_ms_min),
+            idle_ns: nanos(config.session_idle_ms),
+            passes_max: PASSES_MAX,
+        };
+        let cuda = if config.cuda_bytes_max == 0 { u64::MAX } else { config.cuda_bytes_max };
+        let devices = [(Device::Cpu, settings(config.resident_bytes())), (Device::Cuda, settings(cuda))];
         Self {
-            slots: Mutex::default(),
+            slots: Mutex::new(Slots::new(devices)),
             leaving: Mutex::default(),
             options,
             engine_limits: EngineLimits::new(config),
             sequences: AtomicU64::new(0),
-            sessions_max: config.sessions_max as usize,
-            idle: Duration::from_millis(config.session_idle_ms),
-            stay_min: Duration::from_millis(config.session_stay_ms_min),
+            start: Instant::now(),
+            load_wait: Duration::from_millis(config.load_wait_ms_max),
             loads: AtomicU64::new(0),
             unloads: AtomicU64::new(0),
             woken,
@@ -116,46 +97,161 @@ impl Residents {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The executor of `model`, or the load that will make it, begun here if nobody has. Does not block.
-    pub(crate) fn claim(self: &Arc<Self>, model: Model) -> Result<Claim<Executor>, LoadError> {
+    /// Nanoseconds of the decisions' clock.
+    fn now(&self) -> u64 {
+        self.at(Instant::now())
+    }
+
+    fn at(&self, time: Instant) -> u64 {
+        u64::try_from(time.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The executor of `model`, or the load that will make it, asked for here if nobody has. Does not block.
+    ///
+    /// # Errors
+    /// [`LoadError`]: it never fits, there will be no room by `deadline`, or too many wait.
+    pub(crate) fn claim(self: &Arc<Self>, model: Model, deadline: Instant) -> Result<Claim<Executor>, LoadError> {
         let key = (model.digest, model.device);
+        if let Some(held) = self.ready::<Executor>(key)? {
+            return Ok(Claim::Ready(held));
+        }
+        let (file, weights) = self.file(&model);
         let options = self.options.clone();
-        self.claim_or(key, |ready, gone| session::start(model, options, Source::Best, ready, gone))
+        let start = |ready, gone| -> Start { Box::new(|| session::start(model, options, Source::Best, ready, gone)) };
+        self.claim_or(key, Wanted { file, weights, kv_bytes: 0 }, deadline, start)
     }
 
     /// As [`Self::claim`], for the engine of a decoder.
+    ///
+    /// # Errors
+    /// As [`Self::claim`].
     pub(crate) fn claim_engine(
         self: &Arc<Self>,
         model: Model,
-        decoder: DecoderInfo,
+        decoder: &DecoderInfo,
+        deadline: Instant,
     ) -> Result<Claim<Engine>, LoadError> {
         let key = (model.digest, model.device);
-        let (options, limits) = (self.options.clone(), self.engine_limits);
-        self.claim_or(key, |ready, gone| generation::start(model, decoder, options, limits, ready, gone))
+        if let Some(held) = self.ready::<Engine>(key)? {
+            return Ok(Claim::Ready(held));
+        }
+        generation::check_device(model.device)?;
+        let (file, weights) = self.file(&model);
+        let (options, limits, decoder) = (self.options.clone(), self.engine_limits, decoder.clone());
+        let kv_bytes = limits.kv_bytes(&decoder);
+        let start = |ready, gone| -> Start {
+            Box::new(move || generation::start(model, decoder, options, limits, ready, gone))
+        };
+        self.claim_or(key, Wanted { file, weights, kv_bytes }, deadline, start)
+    }
+
+    /// What is loaded and takes work: the way of every run, so it does nothing else.
+    fn ready<T: Held>(&self, key: Key) -> Result<Option<Arc<T>>, LoadError> {
+        session::check_device(&self.options.library, key.1)?;
+        let mut slots = self.lock();
+        let held = T::among(&mut slots).get(&key).and_then(Slot::ready);
+        Ok(held.filter(|held| !held.is_closed()).cloned())
+    }
+
+    /// The file that a session of `model` would run on now, and the sizes of that and what lies beside it.
+    fn file(&self, model: &Model) -> (File, Weights) {
+        let copy = model.copy.as_ref().and(self.options.copies.as_ref());
+        match copy.and_then(|copies| copies.sizes(model.digest)) {
+            Some((graph, beside)) => (File::Copy, Weights { graph, beside }),
+            None => (File::Package, model.weights),
+        }
+    }
+
+    /// What a session takes, as far as is known before its load.
+    fn need(&self, slots: &mut Slots, key: Key, wanted: &Wanted) -> Need {
+        let budget = slots.device(key.1).load().bytes_max;
+        let predicted = predict(wanted.weights, key.1, wanted.file);
+        let need = slots.measures.correct((key.0, key.1, wanted.file), predicted, budget);
+        Need { own: need.own.saturating_add(wanted.kv_bytes), ..need }
+    }
+
+    /// Whether a session of `model` could be had now, and an engine if it is a decoder. Nothing is loaded for the answer.
+    ///
+    /// # Errors
+    /// [`LoadError::NeverFits`], or [`LoadError::NoDevice`].
+    pub(crate) fn fit(&self, model: &Model, decoder: Option<&DecoderInfo>) -> Result<Fit, LoadError> {
+        session::check_device(&self.options.library, model.device)?;
+        let (file, weights) = self.file(model);
+        let decoder = decoder.filter(|_| generation::check_device(model.device).is_ok());
+        let kv_bytes = decoder.map_or(0, |decoder| self.engine_limits.kv_bytes(decoder));
+        let (key, wanted) = ((model.digest, model.device), Wanted { file, weights, kv_bytes });
+        let mut slots = self.lock();
+        let need = self.need(&mut slots, key, &wanted);
+        let fit = slots.device(key.1).fit(need);
+        drop(slots);
+        fit.map_err(refused)
     }
 
     fn claim_or<T: Held>(
         self: &Arc<Self>,
         key: Key,
-        start: impl FnOnce(Ready<T>, Gone<T>) -> Result<(), LoadError>,
+        wanted: Wanted,
+        deadline: Instant,
+        start: impl FnOnce(Ready<T>, Gone<T>) -> Start,
     ) -> Result<Claim<T>, LoadError> {
-        session::check_device(&self.options.library, key.1)?;
+        let now = Instant::now();
+        if deadline <= now {
+            return Err(LoadError::Deadline);
+        }
+        let until = self.at(now.checked_add(self.load_wait).map_or(deadline, |until| until.min(deadline)));
+        let now = self.at(now);
+        let device = key.1;
+        let (sender, answer) = oneshot::channel();
         let mut slots = self.lock();
-        match T::among(&mut slots).get(&key) {
-            Some(Slot::Ready(held)) if !held.is_closed() => return Ok(Claim::Ready(Arc::clone(held))),
-            Some(Slot::Loading(outcome)) => return Ok(Claim::Loading(outcome.clone())),
-            _ => drop(T::among(&mut slots).remove(&key)),
+        let waiter = WaiterId(slots.number());
+        let fit = match T::among(&mut slots).get(&key) {
+            Some(Slot::Ready { held, .. }) if !held.is_closed() => return Ok(Claim::Ready(Arc::clone(held))),
+            Some(Slot::Coming { id, .. }) => {
+                let id = *id;
+                slots.device(device).join(id, waiter, until).map_err(refused)?;
+                Fit::Fits
+            }
+            other => {
+                // It closed by itself: a run panicked.
+                if let Some(id) = other.map(Slot::id) {
+                    T::among(&mut slots).remove(&key);
+                    slots.leaves(id);
+                }
+                let id = SessionId(slots.number());
+                let need = self.need(&mut slots, key, &wanted);
+                slots.observe(device, now);
+                let fit = slots.device(device).ask(now, id, need, waiter, until).map_err(refused)?;
+                let (residents, also, file) = (Arc::downgrade(self), Arc::downgrade(self), wanted.file);
+                let ready = move |result| Self::loaded(&residents, id, file, result);
+                let gone = move |held: &Arc<T>| Self::gone(&also, id, held);
+                let start = Some(start(Box::new(ready), Box::new(gone)));
+                let place = Place { key, kind: T::KIND, start, kv_bytes: wanted.kv_bytes, mapped: need.mapped };
+                slots.places.insert(id, place);
+                T::among(&mut slots).insert(key, Slot::Coming { id, waiters: Vec::new() });
+                fit
+            }
+        };
+        if let Some(Slot::Coming { waiters, .. }) = T::among(&mut slots).get_mut(&key) {
+            waiters.push((waiter, sender));
         }
-        if slots.len() >= self.sessions_max && !slots.make_room(self.stay_min) {
-            return Err(LoadError::NoRoom);
+        self.settle(&mut slots, device);
+        let blocked = slots.device(device).is_blocked();
+        drop(slots);
+        if blocked {
+            self.woken.wake();
         }
-        let (sender, outcome) = watch::channel(None);
-        let (residents, also) = (Arc::downgrade(self), Arc::downgrade(self));
-        let ready = move |result| Self::loaded(&residents, key, result, &sender);
-        let gone = move |held: &Arc<T>| Self::gone(&also, key, held);
-        start(Box::new(ready), Box::new(gone))?;
-        T::among(&mut slots).insert(key, Slot::Loading(outcome.clone()));
-        Ok(Claim::Loading(outcome))
+        let seat = Seat { residents: Arc::downgrade(self), device, waiter };
+        Ok(Claim::Coming(Coming { answer, fit, _seat: seat }))
+    }
+
+    /// Who waited does so no more.
+    fn left(&self, device: Device, waiter: WaiterId) {
+        let mut slots = self.lock();
+        if let Some(id) = slots.device(device).leave(waiter) {
+            slots.forget(id);
+        } else {
+            slots.refuse(waiter, &LoadError::Deadline);
+        }
     }
 
     /// Names for the sequences of a request: this one and those that follow it.
@@ -163,121 +259,68 @@ impl Residents {
         self.sequences.fetch_add(count.into(), Ordering::Relaxed)
     }
 
-    /// The thread of a load tells how it ended.
-    fn loaded<T: Held>(
-        residents: &Weak<Self>,
-        key: Key,
-        result: Result<Arc<T>, LoadError>,
-        sender: &watch::Sender<Outcome<T>>,
-    ) {
-        match residents.upgrade() {
-            Some(residents) => {
-                let mut slots = residents.lock();
-                match &result {
-                    Ok(held) => {
-                        residents.loads.fetch_add(1, Ordering::Relaxed);
-                        T::among(&mut slots).insert(key, Slot::Ready(Arc::clone(held)));
-                    }
-                    // The next who asks tries again.
-                    Err(_) => drop(T::among(&mut slots).remove(&key)),
-                }
-                drop(slots);
-                residents.woken.wake();
-                if let Ok(held) = &result {
-                    residents.order_copy(held);
-                }
-            }
+    /// The thread of a load tells how it ended. `expected` is the file it was asked for.
+    fn loaded<T: Held>(residents: &Weak<Self>, id: SessionId, expected: File, result: Outcome<T>) {
+        let Some(residents) = residents.upgrade() else {
             // Nobody is left to use it.
-            None => {
-                if let Ok(held) = &result {
-                    held.close();
-                }
+            if let Ok(held) = &result {
+                held.close();
+            }
+            return;
+        };
+        let now = residents.now();
+        let mut slots = residents.lock();
+        let key = slots.places.get(&id).map(|place| place.key);
+        let Some(key) = key else { return };
+        let answered = match &result {
+            Ok(held) => {
+                residents.loads.fetch_add(1, Ordering::Relaxed);
+                let measured = slots.measured(id, held.as_ref(), expected);
+                slots.device(key.1).loaded(now, id, measured)
+            }
+            Err(_) => {
+                slots.places.remove(&id);
+                slots.device(key.1).failed(id)
+            }
+        };
+        let slot = T::among(&mut slots).remove(&key);
+        if let Ok(held) = &result {
+            T::among(&mut slots).insert(key, Slot::Ready { id, held: Arc::clone(held) });
+        }
+        // All who wait are answered: the state machine and the slot have the same list.
+        if let Some(Slot::Coming { waiters, .. }) = slot {
+            debug_assert_eq!(waiters.len(), answered.len(), "each who waits is known to both");
+            for (_, sender) in waiters {
+                let _ = sender.send(result.clone());
             }
         }
-        sender.send_replace(Some(result));
-    }
-
-    /// Has a prepacked copy made of a model that was loaded without one.
-    fn order_copy<T: Held>(self: &Arc<Self>, plain: &Arc<T>) {
-        let Some(copies) = self.options.copies.as_ref().filter(|_| plain.wants_copy()) else { return };
-        let model = plain.model();
-        let Some(source) = model.copy.clone() else { return };
-        let (alive, residents, plain) = (Arc::downgrade(self), Arc::downgrade(self), Arc::downgrade(plain));
-        copies.order(Order {
-            digest: model.digest,
-            folder: source.folder,
-            weight_bytes: source.weight_bytes,
-            wanted: Box::new(move || alive.strong_count() > 0),
-            done: Box::new(move || {
-                if let (Some(residents), Some(plain)) = (residents.upgrade(), plain.upgrade()) {
-                    T::copy_made(&residents, &plain);
-                }
-            }),
-        });
-    }
-
-    /// Loads the copy of what `plain` runs, beside it; then the next runs go there.
-    fn replace(self: &Arc<Self>, plain: &Arc<Executor>) {
-        if !self.has(plain) {
-            return;
-        }
-        let model = plain.model().clone();
-        let key = (model.digest, model.device);
-        let (residents, also, plain) = (Arc::downgrade(self), Arc::downgrade(self), Arc::clone(plain));
-        let ready = move |result| Self::replaced(&residents, key, &plain, result);
-        let gone = move |executor: &Arc<Executor>| Self::gone(&also, key, executor);
-        if let Err(error) = session::start(model, self.options.clone(), Source::Copy, ready, gone) {
-            tracing::warn!(?error, "a prepacked copy could not be loaded; the package's session goes on");
+        residents.settle(&mut slots, key.1);
+        drop(slots);
+        residents.woken.wake();
+        if let Ok(held) = &result {
+            residents.order_copy(held);
         }
     }
 
-    /// The thread that loaded the copy tells how that ended. Without a copy `plain` goes on.
-    fn replaced(residents: &Weak<Self>, key: Key, plain: &Arc<Executor>, result: Result<Arc<Executor>, LoadError>) {
-        let Ok(copy) = result else { return };
-        let Some(residents) = residents.upgrade() else { return copy.close() };
-        residents.loads.fetch_add(1, Ordering::Relaxed);
-        let mut slots = residents.lock();
-        let current = matches!(slots.executors.get(&key), Some(Slot::Ready(other)) if Arc::ptr_eq(other, plain));
-        if current && plain.hand_over(&copy) {
-            residents.leaving().push(Arc::clone(plain));
-            slots.executors.insert(key, Slot::Ready(copy));
-            drop(slots);
-            residents.woken.wake();
-        } else {
-            // It was unloaded meanwhile: the next load finds the copy.
-            drop(slots);
-            copy.close();
-        }
-    }
-
-    fn has(&self, executor: &Arc<Executor>) -> bool {
-        let is_it = |slot: &Slot<Executor>| matches!(slot, Slot::Ready(other) if Arc::ptr_eq(other, executor));
-        self.lock().executors.values().any(is_it) && !executor.is_closed()
-    }
-
-    fn leaving(&self) -> MutexGuard<'_, Vec<Arc<Executor>>> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The thread of an executor or an engine has dropped its session.
-    fn gone<T: Held>(residents: &Weak<Self>, key: Key, held: &Arc<T>) {
+    /// The thread of an executor or an engine has dropped its session, and its memory is back with the system.
+    fn gone<T: Held>(residents: &Weak<Self>, id: SessionId, held: &Arc<T>) {
         let Some(residents) = residents.upgrade() else { return };
         let mut slots = residents.lock();
         // As a rule it was taken out when it was closed; after a panic it is still there. Or another one is.
-        if matches!(T::among(&mut slots).get(&key), Some(Slot::Ready(other)) if Arc::ptr_eq(other, held)) {
-            T::among(&mut slots).remove(&key);
+        if let Some(Place { key, .. }) = slots.places.remove(&id) {
+            if T::among(&mut slots).get(&key).is_some_and(|slot| slot.id() == id) {
+                T::among(&mut slots).remove(&key);
+            }
+            slots.device(key.1).unloaded(id);
+            residents.settle(&mut slots, key.1);
         }
         residents.leaving().retain(|other| !std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(held)));
         drop(slots);
         residents.unloads.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Closes every session that is idle and past its stay, or, with `force`, every one without work.
-    ///
-    /// Their threads drop them at once; nobody waits for that here.
-    pub(crate) fn evict_idle(&self, force: bool) -> usize {
-        let (stay, idle) = if force { (Duration::ZERO, Duration::ZERO) } else { (self.stay_min, self.idle) };
-        self.lock().close_idle(stay, idle)
+    fn leaving(&self) -> MutexGuard<'_, Vec<Arc<Executor>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops runs that are past their deadline, in case their callers' own timers did not.
@@ -286,22 +329,6 @@ impl Residents {
         for executor in self.lock().ready::<Executor>().into_iter().chain(leaving) {
             executor.stop_overdue();
         }
-    }
-
-    /// Until something may have to be done here; none while nothing is loaded. What leaves needs no more than to be
-    /// looked at now and then.
-    pub(crate) fn next_look(&self) -> Option<Duration> {
-        let until = |idle: Option<Duration>, age: Duration| {
-            let idle = idle.map_or(self.idle, |idle| self.idle.saturating_sub(idle));
-            idle.max(self.stay_min.saturating_sub(age))
-        };
-        let leaving = (!self.leaving().is_empty()).then_some(Duration::MAX);
-        let mut slots = self.lock();
-        let (executors, engines) = (slots.ready::<Executor>(), slots.ready::<Engine>());
-        drop(slots);
-        let executors = executors.iter().map(|executor| until(executor.idle(), executor.age()));
-        let engines = engines.iter().map(|engine| until(engine.idle(), engine.age()));
-        executors.chain(engines).chain(leaving).min()
     }
 
     /// Whether there is a session of this package on this device right now, for runs or for generation.
@@ -321,6 +348,8 @@ impl Residents {
         let leaving = self.leaving().clone();
         let mut slots = self.lock();
         let (executors, engines) = (slots.ready::<Executor>(), slots.ready::<Engine>());
+        let devices = slots.devices.iter().map(|(device, decisions)| DeviceResidency::new(*device, decisions.load()));
+        let devices = devices.filter(|device| device.bytes_max < u64::MAX).collect();
         drop(slots);
         let mut models: Vec<Resident> = executors.iter().map(|executor| executor.resident()).collect();
         for engine in engines.iter().map(|engine| engine.resident()) {
@@ -340,9 +369,26 @@ impl Residents {
         models.sort_unstable_by_key(|model| (model.digest, model.device));
         Residency {
             models,
+            devices,
             loads_total: self.loads.load(Ordering::Relaxed),
             unloads_total: self.unloads.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// A session to be asked for.
+struct Wanted {
+    file: File,
+    weights: Weights,
+    kv_bytes: u64,
+}
+
+/// The decisions' refusal, for people.
+fn refused(why: Refused) -> LoadError {
+    match why {
+        Refused::NeverFits { needs, budget } => LoadError::NeverFits { needs, budget },
+        Refused::NoRoom => LoadError::NoRoom,
+        Refused::Full { limit } => LoadError::TooManyWait { limit },
     }
 }
 

@@ -3,17 +3,18 @@
 mod clock;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep_until, timeout_at};
+use mayfly_scheduler::residency::Fit;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use self::clock::Bell;
 use crate::generation::{self, Engine, NotTaken, Rejected, Turns};
-use crate::residency::{Claim, Residents};
+use crate::residency::Residents;
 use crate::session::{Done, Executor, Model, Options, Pool, Refused, Request, Ticket};
 use crate::{
     Config, Copies, CopySettings, DecoderInfo, Device, EngineLoad, Generation, GenerationError, GenerationRequest,
@@ -199,6 +200,18 @@ impl Inference {
         }
     }
 
+    /// Whether the package could be loaded on `device` now, its engine too if it generates. Nothing is loaded for the answer.
+    ///
+    /// # Errors
+    /// [`LoadError::NeverFits`] if it is more than this host keeps in memory, or [`LoadError::NoDevice`].
+    pub fn fit(&self, package: &Package, device: Device) -> Result<Fit, LoadError> {
+        self.fit_model(&package.model(device), package.info().decoder.as_ref())
+    }
+
+    pub(crate) fn fit_model(&self, model: &Model, decoder: Option<&DecoderInfo>) -> Result<Fit, LoadError> {
+        self.0.residents.fit(model, decoder)
+    }
+
     /// Loads without running (`min_warm`, tests).
     ///
     /// # Errors
@@ -219,9 +232,9 @@ impl Inference {
         load: &mut Option<Duration>,
     ) -> Result<Arc<Executor>, LoadError> {
         let began = Instant::now();
-        let claim = self.0.residents.claim(model.clone())?;
-        let waits = matches!(claim, Claim::Loading(_));
-        let executor = loaded(claim, deadline).await;
+        let claim = self.0.residents.claim(model.clone(), deadline)?;
+        let waits = !claim.is_ready();
+        let executor = claim.loaded(deadline).await;
         if waits {
             *load = Some(load.unwrap_or_default() + began.elapsed());
         }
@@ -230,7 +243,7 @@ impl Inference {
 
     /// The engine of `model`, once it is loaded.
     async fn engine(&self, model: Model, decoder: &DecoderInfo, deadline: Instant) -> Result<Arc<Engine>, LoadError> {
-        loaded(self.0.residents.claim_engine(model, decoder.clone())?, deadline).await
+        self.0.residents.claim_engine(model, decoder, deadline)?.loaded(deadline).await
     }
 
     /// Loads the engine of a decoder without generating (`min_warm`, tests).
@@ -262,10 +275,14 @@ impl Inference {
         generation::check(decoder, &request)?;
         let (deadline, cancel) = (request.deadline, request.cancel.clone());
         let first = self.0.residents.sequence_numbers(request.choices);
-        if request.options.constraint.is_none() {
-            // Nothing can be wrong with it any more: the load begins beside the preparation.
-            self.0.residents.claim_engine(package.model(device), decoder.clone())?;
-        }
+        // Without a constraint nothing can be wrong with it any more: the load begins beside the preparation.
+        let _begun = match request.options.constraint {
+            Some(_) => None,
+            None => match self.0.residents.claim_engine(package.model(device), decoder, deadline) {
+                Err(LoadError::Deadline) => return Err(GenerationError::Stopped),
+                claim => Some(claim?),
+            },
+        };
         // Off the async threads: the tokenizer may have to be loaded, and a constraint compiled.
         let made = async {
             let turn = match request.options.constraint {
@@ -351,19 +368,6 @@ impl Inference {
     /// What is loaded right now.
     pub fn residency(&self) -> Residency {
         self.0.residents.residency()
-    }
-}
-
-/// What was claimed, once it is loaded.
-async fn loaded<T>(claim: Claim<T>, deadline: Instant) -> Result<Arc<T>, LoadError> {
-    let mut outcome = match claim {
-        Claim::Ready(held) => return Ok(held),
-        Claim::Loading(outcome) => outcome,
-    };
-    match timeout_at(deadline.into(), outcome.wait_for(Option::is_some)).await {
-        Err(_) => Err(LoadError::Deadline),
-        Ok(Ok(outcome)) => outcome.clone().expect("it was waited for"),
-        Ok(Err(_)) => Err(LoadError::Failed { detail: "its load was given up".to_owned() }),
     }
 }
 

@@ -28,6 +28,7 @@ mod sessions;
 mod settings;
 mod state;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;
 
 pub use fit::{Fit, Refused};

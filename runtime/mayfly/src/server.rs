@@ -159,6 +159,7 @@ fn describe(config: &Config, host: &Host, inference: &Inference) -> NodeInfo {
         ("component_bytes_max".to_owned(), config.host.component_bytes_max),
         ("instances_max".to_owned(), u64::from(host.instances_max())),
         ("model_bytes_max".to_owned(), config.registry.model_bytes_max),
+        ("resident_bytes_max".to_owned(), config.inference.resident_bytes()),
         ("sessions_max".to_owned(), u64::from(config.inference.sessions_max)),
     ]);
     NodeInfo {

@@ -127,6 +127,7 @@ impl Error {
             // The host begins its text so where a little patience helps. Work that a limit or a budget refuses comes as
             // a runtime error too; the host knows, and gives the caller that limit's own status and retry time.
             ErrorCode::RuntimeError if text.starts_with("busy") => Self::new(503, "model_busy", text),
+            ErrorCode::RuntimeError if text.starts_with("unavailable") => Self::new(503, "model_unavailable", text),
             ErrorCode::RuntimeError => Self::new(500, "model_failed", text),
             ErrorCode::Unknown => Self::new(500, "model_error", text),
         }
@@ -203,6 +204,8 @@ mod tests {
         assert_eq!(status(ErrorCode::Security), 500);
         assert_eq!(status(ErrorCode::RuntimeError), 500);
         assert_eq!(Error::from_code(None, ErrorCode::RuntimeError, "busy: 2 runs wait".into()).status(), 503);
+        let never = Error::from_code(None, ErrorCode::RuntimeError, "unavailable: it needs more than there is".into());
+        assert_eq!((never.status(), never.code()), (503, "model_unavailable"));
         assert_eq!(status(ErrorCode::Unknown), 500);
         assert!(!Error::from_code(None, ErrorCode::Unknown, String::new()).message().is_empty());
     }

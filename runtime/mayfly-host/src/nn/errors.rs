@@ -83,7 +83,10 @@ impl From<LoadError> for NnError {
         let text = error.to_string();
         match error {
             LoadError::NoDevice { .. } => Self::new(ErrorCode::UnsupportedOperation, without_paths(&text)),
-            LoadError::NoRoom => Self::new(ErrorCode::RuntimeError, format!("busy: {text}")),
+            LoadError::NoRoom | LoadError::TooManyWait { .. } => {
+                Self::new(ErrorCode::RuntimeError, format!("busy: {text}"))
+            }
+            LoadError::NeverFits { .. } => Self::new(ErrorCode::RuntimeError, format!("unavailable: {text}")),
             LoadError::Deadline => Self::new(ErrorCode::Timeout, text),
             LoadError::Failed { detail } => Self::ours(&text, &detail),
         }
@@ -174,6 +177,19 @@ mod tests {
         let no_device = LoadError::NoDevice { device: "cuda", reason: "no libcuda in /usr/lib/x86".into() };
         check(no_device, ErrorCode::UnsupportedOperation, "device `cuda` is not available: no libcuda in …");
         check(LoadError::NoRoom, ErrorCode::RuntimeError, "busy: the host has no room for another model right now");
+        let many = LoadError::TooManyWait { limit: 7 };
+        check(
+            many,
+            ErrorCode::RuntimeError,
+            "busy: 7 calls wait for models to be loaded already (inference.loads_waiting_max)",
+        );
+        let large = NnError::from(LoadError::NeverFits { needs: 5 << 30, budget: 1 << 30 });
+        assert!(large.text.starts_with("unavailable: the model needs about 5120 MiB"), "{}", large.text);
+        assert!(
+            large.text.contains("1024 MiB") && large.text.contains("inference.resident_bytes_max"),
+            "{}",
+            large.text
+        );
         check(RunError::Load(LoadError::Deadline), ErrorCode::Timeout, "the model was not loaded within the deadline");
         let failed = LoadError::Failed { detail: "/secret/model.onnx is odd".into() };
         check(failed, ErrorCode::RuntimeError, "the model could not be loaded");

@@ -63,6 +63,12 @@ impl Folder {
         self.path(digest).exists()
     }
 
+    /// Bytes of graph and weights, if there is a copy.
+    pub(super) fn sizes(&self, digest: Digest) -> Option<(u64, u64)> {
+        let folder = self.path(digest);
+        Some((size_of(&folder.join(GRAPH)).ok()?, size_of(&folder.join(WEIGHTS)).ok()?))
+    }
+
     /// The graph of a copy whose files are as its manifest says; an error says what is wrong with it.
     pub(super) fn find(&self, digest: Digest) -> io::Result<Option<PathBuf>> {
         let folder = self.path(digest);

@@ -24,7 +24,7 @@ use super::kv::Placement;
 use super::runner::{Runner, RunnerLimits, runner};
 use super::{EngineLoad, Generation};
 use crate::session::{self, Loaded, Model, Options, Pool, Source};
-use crate::{Batching, Config, DecoderInfo, DecoderLayout, LoadError, Resident};
+use crate::{Batching, Config, DecoderInfo, DecoderLayout, Device, LoadError, Resident};
 
 /// Tokens that a sequence may be ahead of its reader.
 const AHEAD_MAX: u32 = 16;
@@ -45,17 +45,22 @@ impl EngineLimits {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             slots: config.generation_slots,
-            kv_bytes_max: config.generation_kv_bytes_max,
+            kv_bytes_max: config.generation_kv_bytes(),
             waiting_max: config.generation_waiting_max,
             prefill_chunk_max: config.generation_prefill_chunk_max,
             stall: Duration::from_millis(config.generation_stall_ms),
         }
     }
 
+    /// The most bytes of attention state that an engine of `decoder` will have: as many as its slots hold, or as it may.
+    pub(crate) fn kv_bytes(&self, decoder: &DecoderInfo) -> u64 {
+        let settings = self.settings(decoder);
+        let tokens = u64::from(settings.kv_slots()).saturating_mul(settings.context_max.into());
+        tokens.saturating_mul(token_bytes(decoder)).min(self.kv_bytes_max)
+    }
+
     fn settings(&self, decoder: &DecoderInfo) -> Settings {
-        let head_bytes = u64::from(decoder.head_size) * decoder.kv_type.size() as u64;
-        let token_bytes = head_bytes * u64::from(decoder.kv_heads) * decoder.past.len() as u64 * 2;
-        let kv_tokens_max = self.kv_bytes_max / token_bytes.max(1);
+        let kv_tokens_max = self.kv_bytes_max / token_bytes(decoder).max(1);
         Settings {
             slots: self.slots,
             // No sequence can be longer than all of them together.
@@ -69,6 +74,17 @@ impl EngineLimits {
             batched: decoder.layout == DecoderLayout::GroupQuery && decoder.batching == Batching::Continuous,
         }
     }
+}
+
+/// Bytes of attention state for one position.
+fn token_bytes(decoder: &DecoderInfo) -> u64 {
+    let head_bytes = u64::from(decoder.head_size) * decoder.kv_type.size() as u64;
+    head_bytes * u64::from(decoder.kv_heads) * decoder.past.len() as u64 * 2
+}
+
+/// Says why there is no generation on `device`, if there is none.
+pub(crate) fn check_device(device: Device) -> Result<(), LoadError> {
+    Placement::of(device).map(drop)
 }
 
 /// One loaded decoder. Shared by everybody who generates with it.
@@ -110,8 +126,6 @@ pub(crate) fn start(
     ready: impl FnOnce(Result<Arc<Engine>, LoadError>) + Send + 'static,
     gone: impl FnOnce(&Arc<Engine>) + Send + 'static,
 ) -> Result<(), LoadError> {
-    // Before anything is loaded: generation on this device may not be there at all.
-    Placement::of(model.device)?;
     let options = Options { pool: Pool::Own, ..options };
     let name = format!("mayfly-gen-{}", &model.digest.hex()[..4]);
     let work = move || {
@@ -210,11 +224,6 @@ impl Engine {
         self.inbox.is_closed()
     }
 
-    /// Since its load ended.
-    pub(crate) fn age(&self) -> Duration {
-        self.loaded.elapsed()
-    }
-
     /// Since its last sequence ended; none while there are any.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.inbox.idle()
@@ -227,6 +236,11 @@ impl Engine {
 
     pub(crate) fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// Bytes of its own that its load took, without attention state.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// How busy it is.

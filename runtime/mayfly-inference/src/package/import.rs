@@ -1,6 +1,7 @@
 //! Import: copy, check the copy, describe it, load it once in a child, and only then let it have its name.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::mapped::map;
 use super::model_toml::ModelToml;
 use super::onnx::ModelProto;
 use super::operators::shown;
+use super::outward::Plan;
 use super::source::Source;
 use super::store::Staged;
 use super::template::{ChatTemplate, TemplateSource};
@@ -108,6 +110,7 @@ pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result
     // From here on only our own copy is read, so nobody can change a file between its check and its use.
     let mut checked = check_graph(&staged, &graph, policy)?;
     add_externals(&source, &mut staged, &checked.externals)?;
+    move_weights(&mut staged, &graph, &checked, policy)?;
     for path in source.side_files() {
         if let Some(file) = source.file(&path)? {
             staged.add(&path, file, SIDE_BYTES_MAX)?;
@@ -202,6 +205,45 @@ fn check_graph(staged: &Staged, graph: &Path, policy: &ImportPolicy) -> Result<C
     scan::scan(&bytes).map_err(ImportError::Refused)?;
     let model = ModelProto::decode(bytes).map_err(|_| ImportError::Refused(scan::CORRUPT.to_owned()))?;
     check(&model, policy).map_err(ImportError::Refused)
+}
+
+/// Moves large weights out of the graph, into a file that sessions map.
+///
+/// The package's digest is that of what is stored: of the graph without its weights and of the weights beside it. The same
+/// model always gives the same two files, so it is stored once; one that was imported before there was this step
+/// keeps its digest and its weights where they are.
+fn move_weights(
+    staged: &mut Staged,
+    graph: &Path,
+    checked: &Checked,
+    policy: &ImportPolicy,
+) -> Result<(), ImportError> {
+    let bytes = map(&staged.open(graph)?)?;
+    let Some(plan) = Plan::of(&bytes)? else { return Ok(()) };
+    let beside = graph.parent().unwrap_or(Path::new(""));
+    let mut location = "weights.bin".to_owned();
+    while staged.size_of(&beside.join(&location)).is_some() || beside.join(&location) == graph {
+        location.insert(0, '_');
+    }
+    let text = |path: &Path| {
+        path.to_str().map(str::to_owned).ok_or_else(|| ImportError::Refused("a file's name is not UTF-8".to_owned()))
+    };
+    let place = beside.join(&location);
+    staged.remove(graph)?;
+    let rest = staged.write(&text(&place)?, |weights| plan.apply(&bytes, &location, weights))?;
+    drop(bytes);
+    staged.write(&text(graph)?, |file| file.write_all(&rest))?;
+    // What the library will read is what was checked.
+    let again = check_graph(staged, graph, policy)?;
+    let size = staged.size_of(&place).unwrap_or_default();
+    for external in again.externals.iter().filter(|external| external.path == Path::new(&location)) {
+        external.fits(size).map_err(ImportError::Refused)?;
+    }
+    let interface = |checked: &Checked| (checked.inputs.clone(), checked.outputs.clone(), checked.unshaped.clone());
+    if interface(&again) != interface(checked) || again.externals.len() <= checked.externals.len() {
+        return Err(ImportError::Refused("its weights could not be moved out of the graph".to_owned()));
+    }
+    Ok(())
 }
 
 fn add_externals(source: &Source, staged: &mut Staged, externals: &[External]) -> Result<(), ImportError> {

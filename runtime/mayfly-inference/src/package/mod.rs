@@ -20,6 +20,7 @@ mod nature;
 mod onnx;
 mod open;
 mod operators;
+mod outward;
 mod probe;
 mod roles;
 mod scan;
@@ -31,6 +32,8 @@ mod wiring;
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+pub(crate) mod wire;
 
 pub use batching::RunBatching;
 pub(crate) use child::{ChildLimits, ChildWork, first_load};

@@ -12,6 +12,7 @@ use super::describe::{DESCRIPTION, Description, FORMAT};
 use super::info::ModelInfo;
 use crate::chat::Prompter;
 use crate::generation::Vocabulary;
+use crate::residency::Weights;
 use crate::session::{CopySource, JoinRules, Joint};
 use crate::tokenizer::Loaded;
 use crate::{PackageError, Tensor};
@@ -115,6 +116,13 @@ impl Package {
     /// What a prepacked copy is made of.
     pub(crate) fn copy_source(&self) -> CopySource {
         CopySource { folder: Arc::clone(&self.folder), weight_bytes: self.weight_bytes }
+    }
+
+    /// Sizes of what a session is made of.
+    pub(crate) fn weights(&self) -> Weights {
+        let graph = self.description.files.iter().find(|file| file.path == self.description.graph);
+        let graph = graph.map_or(0, |file| file.bytes);
+        Weights { graph, beside: self.weight_bytes.saturating_sub(graph) }
     }
 
     /// Where a file of the package is.

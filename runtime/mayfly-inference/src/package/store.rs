@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write as _};
+use std::io::{self, BufWriter, Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -90,6 +90,32 @@ impl Staged {
         Ok(())
     }
 
+    /// Adds a file of our own making, digesting on the way.
+    pub(super) fn write<T>(
+        &mut self,
+        path: &str,
+        fill: impl FnOnce(&mut Digesting) -> io::Result<T>,
+    ) -> Result<T, ImportError> {
+        let room = self.bytes_max - self.bytes;
+        let to = self.create(Path::new(path))?;
+        let mut to = Digesting { to: BufWriter::with_capacity(CHUNK, to), digester: Digester::new(), bytes: 0, room };
+        let filled = fill(&mut to);
+        self.check_size(path, to.bytes, u64::MAX, room)?;
+        let filled = filled?;
+        let Digesting { to, digester, bytes, .. } = to;
+        seal(&to.into_inner().map_err(io::IntoInnerError::into_error)?)?;
+        self.bytes += bytes;
+        self.files.insert(path.to_owned(), FileRecord { path: path.to_owned(), sha256: digester.finish(), bytes });
+        Ok(filled)
+    }
+
+    /// Takes a file out again. What is mapped of it stays mapped.
+    pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+        let Some(file) = path.to_str().and_then(|path| self.files.remove(path)) else { return Ok(()) };
+        self.bytes -= file.bytes;
+        fs::remove_file(self.path().join(path))
+    }
+
     /// The size of a file that was added.
     pub(super) fn size_of(&self, path: &Path) -> Option<u64> {
         self.files.get(path.to_str()?).map(|file| file.bytes)
@@ -174,6 +200,35 @@ impl Staged {
             fs::create_dir_all(folder)?;
         }
         OpenOptions::new().write(true).create_new(true).open(place)
+    }
+}
+
+/// A file of ours while it is written.
+#[derive(Debug)]
+pub(super) struct Digesting {
+    to: BufWriter<File>,
+    digester: Digester,
+    bytes: u64,
+    /// The package may take so much more; what goes beyond is an error.
+    room: u64,
+}
+
+impl io::Write for Digesting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes.len() as u64);
+        if self.bytes > self.room {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.digester.update(bytes);
+        self.to.write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 

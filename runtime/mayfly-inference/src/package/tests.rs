@@ -9,7 +9,7 @@ use mayfly_types::Digest;
 use tempfile::TempDir;
 
 use super::import::stage;
-use super::{ImportPolicy, ModelInfo, Package, Role};
+use super::{ImportPolicy, ModelInfo, Package, Role, wire};
 use crate::ImportError;
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -279,4 +279,33 @@ fn states_are_paired() {
         roles(&package),
         [("input", Role::Data), ("state", Role::State), ("output", Role::Data), ("stateN", Role::State)]
     );
+}
+
+#[test]
+fn large_weights_lie_beside_the_graph() {
+    let factors: Vec<f32> = (0..1 << 19).map(|at| at as f32).collect();
+    let source = TempDir::new().unwrap();
+    let file = source.path().join("model.onnx");
+    fs::write(&file, wire::product(&factors)).unwrap();
+    // A name that is taken already.
+    fs::write(source.path().join("weights.bin"), [1; 4]).unwrap();
+    let (package, _folder) = stored(&file);
+    let names: Vec<_> = package.description().files.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
+    assert!(matches!(names[..], [("model.onnx", graph), ("weights.bin", 2_097_152)] if graph < 1000), "{names:?}");
+    let bytes: Vec<u8> = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+    assert_eq!(fs::read(package.file_path("weights.bin")).unwrap(), bytes);
+    assert_eq!(fs::read(&file).unwrap(), wire::product(&factors), "the source is as it was");
+
+    // The same model is the same package, and a model of which nothing moves is stored as it came.
+    let dest = TempDir::new().unwrap();
+    let first = store(&file, dest.path(), &ImportPolicy::default()).unwrap().0;
+    assert_eq!((first, store(&file, dest.path(), &ImportPolicy::default()).unwrap().0), (package.digest(), first));
+    let small = wire::product(&[1.0; 1000]);
+    fs::write(&file, &small).unwrap();
+    let (package, _folder) = stored(&file);
+    assert_eq!(fs::read(package.graph_path()).unwrap(), small);
+    // Both forms are bounded: neither the copy nor what is made of it may be larger than a package.
+    fs::write(&file, wire::product(&factors)).unwrap();
+    let tight = ImportPolicy { package_bytes_max: 2 << 20, ..ImportPolicy::default() };
+    assert!(refusal(&file, &tight).contains("2097152"));
 }

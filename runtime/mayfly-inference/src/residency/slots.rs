@@ -1,13 +1,17 @@
-//! What is loaded or being loaded: executors and engines, which have one limit and one idle clock.
+//! What is loaded or will be: executors and engines, the state machine of each device that decides about them, and who
+//! waits for what.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mayfly_scheduler::residency::{Residency as Decisions, SessionId, Settings, Use, WaiterId};
 use mayfly_types::Digest;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use super::Residents;
+use super::need::Measures;
+use super::wait::Outcome;
 use crate::generation::Engine;
 use crate::session::{Executor, Model};
 use crate::{Device, LoadError};
@@ -15,11 +19,11 @@ use crate::{Device, LoadError};
 /// A package on a device.
 pub(super) type Key = (Digest, Device);
 
-/// How a load ended, once it has.
-pub(crate) type Outcome<T> = Option<Result<Arc<T>, LoadError>>;
-
 /// Something loaded that goes when nobody uses it: an executor or an engine.
 pub(crate) trait Held: Send + Sync + Sized + 'static {
+    /// Which of the two.
+    const KIND: Kind;
+
     /// Where things of this kind are.
     fn among(slots: &mut Slots) -> &mut HashMap<Key, Slot<Self>>;
 
@@ -35,6 +39,9 @@ pub(crate) trait Held: Send + Sync + Sized + 'static {
     fn idle(&self) -> Option<Duration>;
 
     fn model(&self) -> &Model;
+
+    /// Bytes of its own that its load took.
+    fn bytes(&self) -> u64;
 
     /// Whether it runs on the package though a prepacked copy could be had.
     fn wants_copy(&self) -> bool;
@@ -66,6 +73,10 @@ macro_rules! forward {
             <$kind>::model(self)
         }
 
+        fn bytes(&self) -> u64 {
+            <$kind>::bytes(self)
+        }
+
         fn wants_copy(&self) -> bool {
             <$kind>::wants_copy(self)
         }
@@ -74,6 +85,8 @@ macro_rules! forward {
 
 impl Held for Executor {
     forward!(Executor);
+
+    const KIND: Kind = Kind::Runs;
 
     fn among(slots: &mut Slots) -> &mut HashMap<Key, Slot<Self>> {
         &mut slots.executors
@@ -87,6 +100,8 @@ impl Held for Executor {
 impl Held for Engine {
     forward!(Engine);
 
+    const KIND: Kind = Kind::Generates;
+
     fn among(slots: &mut Slots) -> &mut HashMap<Key, Slot<Self>> {
         &mut slots.engines
     }
@@ -95,31 +110,83 @@ impl Held for Engine {
     fn copy_made(_: &Arc<Residents>, _: &Arc<Self>) {}
 }
 
-#[derive(Debug)]
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// Runs, as `wasi:nn` asks for them.
+    Runs,
+    /// Generation.
+    Generates,
+    /// Runs, once it has taken the place of the session that it is a faster form of.
+    Replaces(SessionId),
+}
+
+/// One session to come or there.
 pub(crate) enum Slot<T> {
-    Loading(watch::Receiver<Outcome<T>>),
-    Ready(Arc<T>),
+    Coming { id: SessionId, waiters: Vec<(WaiterId, oneshot::Sender<Outcome<T>>)> },
+    Ready { id: SessionId, held: Arc<T> },
 }
 
 impl<T> Slot<T> {
-    fn ready(&self) -> Option<&Arc<T>> {
+    pub(super) fn id(&self) -> SessionId {
         match self {
-            Self::Ready(held) => Some(held),
-            Self::Loading(_) => None,
+            Self::Coming { id, .. } | Self::Ready { id, .. } => *id,
+        }
+    }
+
+    pub(super) fn ready(&self) -> Option<&Arc<T>> {
+        match self {
+            Self::Ready { held, .. } => Some(held),
+            Self::Coming { .. } => None,
         }
     }
 }
 
-/// Everything loaded or being loaded.
-#[derive(Debug, Default)]
+/// Begins a load on a thread of its own.
+pub(super) type Start = Box<dyn FnOnce() -> Result<(), LoadError> + Send>;
+
+/// What a session's number stands for, until nothing of it is left.
+pub(super) struct Place {
+    pub(super) key: Key,
+    pub(super) kind: Kind,
+    /// None once it has begun.
+    pub(super) start: Option<Start>,
+    /// Attention state that it may take beside what its load does.
+    pub(super) kv_bytes: u64,
+    /// Bytes of files that it maps.
+    pub(super) mapped: u64,
+}
+
+/// Everything loaded or to be loaded.
 pub(crate) struct Slots {
     pub(super) executors: HashMap<Key, Slot<Executor>>,
     pub(super) engines: HashMap<Key, Slot<Engine>>,
+    pub(super) places: HashMap<SessionId, Place>,
+    pub(super) devices: BTreeMap<Device, Decisions>,
+    pub(super) measures: Measures,
+    /// The next session's and the next waiter's number.
+    next: u64,
 }
 
 impl Slots {
-    pub(super) fn len(&self) -> usize {
-        self.executors.len() + self.engines.len()
+    pub(super) fn new(devices: impl IntoIterator<Item = (Device, Settings)>) -> Self {
+        Self {
+            executors: HashMap::new(),
+            engines: HashMap::new(),
+            places: HashMap::new(),
+            devices: devices.into_iter().map(|(device, settings)| (device, Decisions::new(settings))).collect(),
+            measures: Measures::default(),
+            next: 0,
+        }
+    }
+
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(super) fn device(&mut self, device: Device) -> &mut Decisions {
+        self.devices.get_mut(&device).expect("each device has its decisions from the start")
     }
 
     pub(super) fn ready<T: Held>(&mut self) -> Vec<Arc<T>> {
@@ -134,31 +201,84 @@ impl Slots {
         open(self.executors.get(&key)) || open(self.engines.get(&key))
     }
 
-    /// Closes what has been idle longest, if one may go; tells whether it did.
-    pub(super) fn make_room(&mut self, stay_min: Duration) -> bool {
-        fn idle<T: Held>(slots: &HashMap<Key, Slot<T>>, engine: bool) -> impl Iterator<Item = (Duration, bool, Key)> {
-            slots.iter().filter_map(move |(key, slot)| Some((slot.ready()?.idle()?, engine, *key)))
+    /// Tells the decisions of `device` what its sessions do. `now` in nanoseconds of their clock.
+    pub(super) fn observe(&mut self, device: Device, now: u64) {
+        fn uses<T: Held>(slots: &HashMap<Key, Slot<T>>, device: Device, now: u64) -> Vec<(SessionId, Use)> {
+            let of = |slot: &Slot<T>| {
+                let Slot::Ready { id, held } = slot else { return None };
+                let since = |idle: Duration| now.saturating_sub(u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX));
+                Some((*id, held.idle().map_or(Use::Working, |idle| Use::Idle { since: since(idle) })))
+            };
+            slots.iter().filter(|((_, at), _)| *at == device).filter_map(|(_, slot)| of(slot)).collect()
         }
-        fn close<T: Held>(slots: &mut HashMap<Key, Slot<T>>, key: Key, stay_min: Duration) -> bool {
-            let held = slots.get(&key).and_then(Slot::ready);
-            let closed = held.is_some_and(|held| held.close_if_idle(stay_min, Duration::ZERO));
-            closed && slots.remove(&key).is_some()
+        let (executors, engines) = (uses(&self.executors, device, now), uses(&self.engines, device, now));
+        let decisions = self.device(device);
+        for (id, seen) in executors.into_iter().chain(engines) {
+            decisions.observe(id, seen);
         }
-        let mut all: Vec<_> = idle(&self.executors, false).chain(idle(&self.engines, true)).collect();
-        all.sort_unstable_by(|left, right| right.cmp(left));
-        all.into_iter().any(|(_, engine, key)| {
-            if engine { close(&mut self.engines, key, stay_min) } else { close(&mut self.executors, key, stay_min) }
-        })
     }
 
-    /// Closes everything that has been idle for `idle` and loaded for `stay`; gives how many.
-    pub(super) fn close_idle(&mut self, stay: Duration, idle: Duration) -> usize {
-        fn sweep<T: Held>(slots: &mut HashMap<Key, Slot<T>>, stay: Duration, idle: Duration) {
-            slots.retain(|_, slot| !slot.ready().is_some_and(|held| held.close_if_idle(stay, idle)));
+    /// Closes session `id` unless it works, and tells whether it did. Then its slot is free.
+    pub(super) fn close(&mut self, id: SessionId) -> bool {
+        fn close<T: Held>(slots: &mut HashMap<Key, Slot<T>>, key: Key, id: SessionId) -> bool {
+            let held = slots.get(&key).filter(|slot| slot.id() == id).and_then(Slot::ready);
+            let closed = held.is_some_and(|held| held.close_if_idle(Duration::ZERO, Duration::ZERO));
+            closed && slots.remove(&key).is_some()
         }
-        let before = self.len();
-        sweep(&mut self.executors, stay, idle);
-        sweep(&mut self.engines, stay, idle);
-        before - self.len()
+        let Some(Place { key, kind, .. }) = self.places.get(&id) else { return false };
+        let key = *key;
+        match kind {
+            Kind::Runs | Kind::Replaces(_) => close(&mut self.executors, key, id),
+            Kind::Generates => close(&mut self.engines, key, id),
+        }
+    }
+
+    /// Session `id` is at its end; what was to replace it and has not begun is not wanted any more.
+    pub(super) fn leaves(&mut self, id: SessionId) {
+        let Some(device) = self.places.get(&id).map(|place| place.key.1) else { return };
+        self.device(device).evicted(id);
+        let replaces = |place: &Place| place.kind == Kind::Replaces(id) && place.start.is_some();
+        let wanted: Vec<_> = self.places.iter().filter(|(_, place)| replaces(place)).map(|(id, _)| *id).collect();
+        for id in wanted {
+            self.forget(id);
+        }
+    }
+
+    /// Session `id` will not be loaded: nobody waits for it.
+    pub(super) fn forget(&mut self, id: SessionId) {
+        let Some(Place { key, kind, .. }) = self.places.remove(&id) else { return };
+        self.device(key.1).forget(id);
+        match kind {
+            Kind::Runs if self.executors.get(&key).is_some_and(|slot| slot.id() == id) => {
+                self.executors.remove(&key);
+            }
+            Kind::Generates if self.engines.get(&key).is_some_and(|slot| slot.id() == id) => {
+                self.engines.remove(&key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the sender of `waiter` out, and tells it `error`.
+    pub(super) fn refuse(&mut self, waiter: WaiterId, error: &LoadError) {
+        fn take<T: Held>(slots: &mut HashMap<Key, Slot<T>>, waiter: WaiterId) -> Option<oneshot::Sender<Outcome<T>>> {
+            slots.values_mut().find_map(|slot| {
+                let Slot::Coming { waiters, .. } = slot else { return None };
+                let place = waiters.iter().position(|(other, _)| *other == waiter)?;
+                Some(waiters.swap_remove(place).1)
+            })
+        }
+        // That nobody listens any more is nothing to do about.
+        if let Some(sender) = take(&mut self.executors, waiter) {
+            let _ = sender.send(Err(error.clone()));
+        } else if let Some(sender) = take(&mut self.engines, waiter) {
+            let _ = sender.send(Err(error.clone()));
+        }
+    }
+}
+
+impl std::fmt::Debug for Slots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slots").field("devices", &self.devices).finish_non_exhaustive()
     }
 }

@@ -13,6 +13,7 @@ use mayfly_types::Digest;
 use tokio_util::sync::CancellationToken;
 
 use super::{Caller, Inference, RunStats};
+use crate::residency::Weights;
 use crate::session::{self, Executor, Model, Options, OutputPlan, Refused, Request, Source, Ticket};
 use crate::{Config, Device, ElementType, LoadError, Output, RunError, StartError, Tensor};
 
@@ -20,13 +21,13 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/runtime")
 }
 
-fn start(config: Config) -> Inference {
+pub(crate) fn start(config: Config) -> Inference {
     Inference::start(config).unwrap_or_else(|error| {
         panic!("{error}\nthese tests need ORT_DISABLE_TELEMETRY=1 and, unless it is installed, MAYFLY_ORT_DYLIB")
     })
 }
 
-fn model(name: &str) -> Model {
+pub(crate) fn model(name: &str) -> Model {
     let file = folder().join(format!("{name}.onnx"));
     Model {
         digest: Digest::of(name.as_bytes()),
@@ -35,19 +36,20 @@ fn model(name: &str) -> Model {
         fixed_shapes: false,
         steady: false,
         copy: None,
+        weights: Weights::default(),
     }
 }
 
-fn f32s(dimensions: &[u32], values: &[f32]) -> Tensor {
+pub(crate) fn f32s(dimensions: &[u32], values: &[f32]) -> Tensor {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Tensor::from_bytes(ElementType::F32, dimensions, &bytes).unwrap()
 }
 
-fn values(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.bytes().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
 
-fn request(inputs: &[(&str, Tensor)], outputs: &[&str]) -> Request {
+pub(crate) fn request(inputs: &[(&str, Tensor)], outputs: &[&str]) -> Request {
     let plan = |name: &&str| OutputPlan { name: (*name).to_owned(), opaque: None, keep: None, on_read: Vec::new() };
     Request {
         inputs: inputs.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect(),
@@ -57,11 +59,11 @@ fn request(inputs: &[(&str, Tensor)], outputs: &[&str]) -> Request {
     }
 }
 
-fn soon() -> Instant {
+pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-fn by(cancel: &CancellationToken) -> Caller<'_> {
+pub(crate) fn by(cancel: &CancellationToken) -> Caller<'_> {
     Caller { owner: 1, deadline: soon(), cancel }
 }
 
@@ -80,42 +82,46 @@ async fn run_until(
 
 /// Counts `started`.
 #[derive(Clone, Default)]
-struct Begun(Arc<AtomicUsize>);
+pub(crate) struct Begun(Arc<AtomicUsize>);
 
 impl Begun {
-    fn callback(&self) -> Box<dyn FnOnce() + Send> {
+    pub(crate) fn callback(&self) -> Box<dyn FnOnce() + Send> {
         let count = Arc::clone(&self.0);
         Box::new(move || {
             count.fetch_add(1, Ordering::SeqCst);
         })
     }
 
-    fn times(&self) -> usize {
+    pub(crate) fn times(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-async fn run(inference: &Inference, name: &str, request: Request) -> Result<(Vec<Output>, RunStats), RunError> {
+pub(crate) async fn run(
+    inference: &Inference,
+    name: &str,
+    request: Request,
+) -> Result<(Vec<Output>, RunStats), RunError> {
     let (result, started) = run_until(inference, model(name), request, soon(), &CancellationToken::new()).await;
     assert_eq!(started, 1, "it started once");
     result
 }
 
-fn add(left: f32, right: f32) -> Request {
+pub(crate) fn add(left: f32, right: f32) -> Request {
     request(&[("x", f32s(&[1], &[left])), ("y", f32s(&[1], &[right]))], &["z"])
 }
 
 /// A run of `slow` that goes on for about as long as anybody lets it.
-fn endless() -> Request {
+pub(crate) fn endless() -> Request {
     slow(i64::MAX / 2)
 }
 
-fn slow(times: i64) -> Request {
+pub(crate) fn slow(times: i64) -> Request {
     let times = Tensor::from_bytes(ElementType::I64, &[], &times.to_le_bytes()).unwrap();
     request(&[("times", times), ("start", f32s(&[64, 64], &[0.01; 64 * 64]))], &["end"])
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < Duration::from_secs(20), "{what}: not within 20 s");
@@ -380,7 +386,10 @@ async fn run_until_add(inference: &Inference) -> Result<(Vec<Output>, RunStats),
 async fn a_caller_waits_for_a_load_within_its_deadline_and_the_load_goes_on() {
     let inference = start(Config::default());
     let (folder, weights) = weights();
-    let over = Instant::now();
+    let error = inference.load_model(weights.clone(), Instant::now()).await.unwrap_err();
+    assert!(matches!(error, LoadError::Deadline), "{error:?}");
+    assert_eq!(inference.residency().loads_total, 0, "nothing begins that is too late");
+    let over = Instant::now() + Duration::from_millis(1);
     let error = inference.load_model(weights.clone(), over).await.unwrap_err();
     assert!(matches!(error, LoadError::Deadline), "{error:?}");
     until("loaded", || inference.residency().loads_total == 1).await;
@@ -388,7 +397,7 @@ async fn a_caller_waits_for_a_load_within_its_deadline_and_the_load_goes_on() {
 }
 
 /// A model with 64 MiB of weights beside it.
-fn weights() -> (tempfile::TempDir, Model) {
+pub(crate) fn weights() -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("weights.onnx");
     std::fs::copy(self::folder().join("weights.onnx"), &file).unwrap();
@@ -404,7 +413,7 @@ fn resident_mib() -> u64 {
 }
 
 /// Runs one test of this program in a process of its own: what it measures is the whole process. True in that process.
-fn alone(test: &str) -> bool {
+pub(crate) fn alone(test: &str) -> bool {
     const ALONE: &str = "MAYFLY_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
@@ -621,4 +630,50 @@ async fn a_cancelled_run_in_the_queue_never_begins() {
     assert!(run(&inference, "slow", slow(1)).await.is_ok());
     assert_eq!(never.times(), 0);
     assert!(matches!(waiting.await, Err(RunError::Stopped { started: false })));
+}
+
+/// What the model in `file` makes of `inputs`, bit for bit.
+async fn bits(file: &Path, inputs: &[(&str, Tensor)]) -> Vec<u8> {
+    let inference = start(Config::default());
+    let model = Model { file: file.to_owned(), ..model("add") };
+    let (result, _) = run_until(&inference, model, request(inputs, &["y"]), soon(), &CancellationToken::new()).await;
+    result.unwrap().0[0].tensor.bytes().to_vec()
+}
+
+/// A model of weights in the main graph, in both branches of an `If`, and in a `Constant`.
+fn branches(size: usize) -> Vec<u8> {
+    use crate::package::wire::{branch, field, floats, graph, int, model, node, value};
+    let dims = [size as u64];
+    let series = |from: f32| (0..size).map(|at| from + at as f32 / 7.0).collect::<Vec<f32>>();
+    let arm = |op: &str, name: &str, from: f32| {
+        graph(&[node(op, &["sum", name], "z", &[])], &[floats(name, &series(from))], &[], &[value("z", 1, &dims)])
+    };
+    let arms = [branch("then_branch", &arm("Mul", "a", 1.5)), branch("else_branch", &arm("Sub", "b", -3.0))];
+    let constant = [field(1, b"value"), field(5, &floats("c", &series(0.25))), int(20, 4)].concat();
+    let nodes = [
+        node("Constant", &[], "c", &[constant]),
+        node("Add", &["x", "w"], "first", &[]),
+        node("Add", &["first", "c"], "sum", &[]),
+        node("If", &["which"], "y", &arms),
+    ];
+    let inputs = [value("x", 1, &dims), value("which", 9, &[])];
+    model(&graph(&nodes, &[floats("w", &series(2.0))], &inputs, &[value("y", 1, &dims)]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_beside_the_graph_give_the_same_bits() {
+    let size = 1 << 18;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.onnx");
+    std::fs::write(&file, branches(size)).unwrap();
+    let (package, _stored) = crate::package::tests::stored(&file);
+    let weights = package.weights();
+    assert_eq!(weights.beside, 3 * 4 * size as u64, "the graph's and its branches' weights");
+    assert!(weights.graph < 4 * size as u64 + 2000, "the constant stays: {weights:?}");
+    let x: Vec<f32> = (0..size).map(|at| (at % 1000) as f32 / 3.0).collect();
+    for which in [0_u8, 1] {
+        let inputs =
+            [("x", f32s(&[size as u32], &x)), ("which", Tensor::from_bytes(ElementType::Bool, &[], &[which]).unwrap())];
+        assert_eq!(bits(&file, &inputs).await, bits(&package.graph_path(), &inputs).await, "{which}");
+    }
 }

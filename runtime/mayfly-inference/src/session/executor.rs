@@ -194,11 +194,6 @@ impl Executor {
         self.queue.is_closed()
     }
 
-    /// Since its load ended.
-    pub(crate) fn age(&self) -> Duration {
-        self.loaded.elapsed()
-    }
-
     /// Since its last run ended; none while it works.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.queue.idle()

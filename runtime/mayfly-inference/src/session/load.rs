@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::copies::Copies;
 use crate::library::Library;
+use crate::residency::Weights;
 use crate::{Config, Device, DimensionInfo, ElementType, LoadError, Package};
 
 /// The model to load.
@@ -29,6 +30,8 @@ pub(crate) struct Model {
     pub(crate) steady: bool,
     /// What a prepacked copy is made of; none has no copy.
     pub(crate) copy: Option<CopySource>,
+    /// Sizes of its files.
+    pub(crate) weights: Weights,
 }
 
 /// A package, as far as making a copy of it needs.
@@ -42,7 +45,8 @@ pub(crate) struct CopySource {
 impl Model {
     /// A file that belongs to no package.
     pub(super) fn of_file(file: PathBuf) -> Self {
-        Self { digest: Digest::of(b"probe"), file, device: Device::Cpu, fixed_shapes: false, steady: false, copy: None }
+        let (digest, weights) = (Digest::of(b"probe"), Weights::default());
+        Self { digest, file, device: Device::Cpu, fixed_shapes: false, steady: false, copy: None, weights }
     }
 }
 
@@ -53,7 +57,8 @@ impl Package {
         let fixed_shapes = self.info().inputs.iter().all(|input| input.dimensions.iter().all(fixed));
         // Weights are packed for the CPU provider only.
         let copy = (device == Device::Cpu).then(|| self.copy_source());
-        Model { digest: self.digest(), file: self.graph_path(), device, fixed_shapes, steady: self.is_steady(), copy }
+        let (digest, weights) = (self.digest(), self.weights());
+        Model { digest, file: self.graph_path(), device, fixed_shapes, steady: self.is_steady(), copy, weights }
     }
 }
 
@@ -105,6 +110,7 @@ pub(crate) enum Source {
 pub(crate) struct Loaded {
     pub(crate) session: Session,
     pub(crate) load: Duration,
+    /// Of its own: pages of mapped files are not in it.
     pub(crate) bytes: u64,
     /// Whether it runs on a prepacked copy.
     pub(crate) from_copy: bool,
@@ -148,7 +154,7 @@ pub(crate) fn load(model: &Model, options: &Options, source: Source) -> Result<L
 
 /// Makes a session of `file`, which is `model`'s own or a copy of it.
 pub(super) fn load_file(model: &Model, file: &Path, options: &Options) -> Result<Loaded, LoadError> {
-    let before = resident_bytes();
+    let before = own_bytes();
     let began = Instant::now();
     let session = session(model, file, options).map_err(|error| match model.device {
         // The provider is compiled in; that it failed is about this machine. Never the CPU instead.
@@ -160,7 +166,7 @@ pub(super) fn load_file(model: &Model, file: &Path, options: &Options) -> Result
     check_outlets("input", session.inputs())?;
     check_outlets("output", session.outputs())?;
     let load = began.elapsed();
-    Ok(Loaded { session, load, bytes: resident_bytes().saturating_sub(before), from_copy: false })
+    Ok(Loaded { session, load, bytes: own_bytes().saturating_sub(before), from_copy: false })
 }
 
 fn session(model: &Model, file: &Path, options: &Options) -> ort::Result<Session> {
@@ -240,10 +246,11 @@ pub(super) fn describe(outlet: &Outlet) -> serde_json::Value {
     json!({"name": outlet.name(), "type": ElementType::from_runtime(*ty), "dimensions": dimensions})
 }
 
-/// Resident bytes of the process now. Other work of the process is in it too: a measure, not an account.
-fn resident_bytes() -> u64 {
+/// Resident bytes of the process now that are no file's pages. Other work of the process is in it too: a measure, not an
+/// account.
+fn own_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }

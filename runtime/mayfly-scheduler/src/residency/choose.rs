@@ -1,9 +1,9 @@
 //! What to do next: who is refused, what goes, what comes.
 
+use super::Refused;
 use super::requests::Request;
 use super::sessions::{Need, Phase, Session, SessionId, Use, Why};
 use super::state::{Command, Residency};
-use super::Refused;
 
 /// What one load needs to begin.
 enum Way {

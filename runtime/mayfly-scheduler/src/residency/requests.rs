@@ -48,7 +48,8 @@ impl Requests {
 
     /// Takes everybody out who waits for `id`.
     pub(super) fn answer(&mut self, id: SessionId) -> Vec<WaiterId> {
-        let all: Vec<_> = self.waiters.iter().filter(|(_, waiter)| waiter.id == id).map(|(waiter, _)| *waiter).collect();
+        let all: Vec<_> =
+            self.waiters.iter().filter(|(_, waiter)| waiter.id == id).map(|(waiter, _)| *waiter).collect();
         for waiter in &all {
             self.waiters.remove(waiter);
         }

@@ -30,7 +30,10 @@ pub enum Use {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Loading,
-    Loaded { at: u64, does: Use },
+    Loaded {
+        at: u64,
+        does: Use,
+    },
     /// It was evicted, or replaced and at its last work. Its bytes are still there.
     Leaving,
 }
@@ -96,11 +99,8 @@ impl Sessions {
 
     /// Those that may go now, used longest ago first.
     pub(super) fn evictable(&self, now: u64, stay_ns: u64) -> Vec<(SessionId, Session)> {
-        let mut all: Vec<_> = self
-            .0
-            .iter()
-            .filter_map(|(id, session)| Some((session.evictable(now, stay_ns)?, *id, *session)))
-            .collect();
+        let mut all: Vec<_> =
+            self.0.iter().filter_map(|(id, session)| Some((session.evictable(now, stay_ns)?, *id, *session))).collect();
         all.sort_unstable_by_key(|(since, id, _)| (*since, *id));
         all.into_iter().map(|(_, id, session)| (id, session)).collect()
     }

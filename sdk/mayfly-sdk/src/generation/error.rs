@@ -83,6 +83,7 @@ impl From<Error> for crate::Error {
             Error::Limited { money: false, .. } => (429, "rate_limit_exceeded"),
             Error::Busy(_) => (429, "model_busy"),
             Error::Stopped => (504, "model_timeout"),
+            Error::Failed(text) if text.starts_with("unavailable") => (503, "model_unavailable"),
             Error::Failed(_) => (500, "model_failed"),
         };
         Self::new(status, code, error.to_string())

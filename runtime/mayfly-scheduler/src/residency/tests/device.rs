@@ -108,7 +108,11 @@ impl Device {
         if let Some(known) = self.known.get_mut(&id) {
             known.pinned = pinned;
         }
-        if pinned { self.pinned.insert(id) } else { self.pinned.remove(&id) };
+        if pinned {
+            self.pinned.insert(id)
+        } else {
+            self.pinned.remove(&id)
+        };
     }
 
     pub(super) fn does(&mut self, id: SessionId, work: bool) {
@@ -144,7 +148,8 @@ impl Device {
             self.core.failed(id)
         };
         let answer = if measured.is_some() { Answer::Loaded } else { Answer::Failed };
-        let expected: Vec<_> = self.waits.iter().filter(|(_, other)| **other == id).map(|(waiter, _)| *waiter).collect();
+        let expected: Vec<_> =
+            self.waits.iter().filter(|(_, other)| **other == id).map(|(waiter, _)| *waiter).collect();
         assert_eq!(answered, expected, "all who waited for it, and nobody else");
         answered.into_iter().for_each(|waiter| self.answered(waiter, answer));
     }
@@ -156,7 +161,8 @@ impl Device {
 
     /// What was told to go is gone.
     pub(super) fn unloads_end(&mut self) {
-        let gone: Vec<_> = self.known.iter().filter(|(_, known)| known.state == State::Leaving).map(|(id, _)| *id).collect();
+        let gone: Vec<_> =
+            self.known.iter().filter(|(_, known)| known.state == State::Leaving).map(|(id, _)| *id).collect();
         for id in gone {
             self.known.remove(&id);
             self.core.unloaded(id);
@@ -227,7 +233,9 @@ impl Device {
         let evicted: BTreeSet<_> =
             commands.iter().filter_map(|c| if let Command::Evict { id } = c { Some(*id) } else { None }).collect();
         let may_go = |known: &Known| match known.state {
-            State::Loaded { at, does: Use::Idle { since } } if !known.pinned && at + self.settings.stay_ns <= self.now => {
+            State::Loaded { at, does: Use::Idle { since } }
+                if !known.pinned && at + self.settings.stay_ns <= self.now =>
+            {
                 Some(since)
             }
             _ => None,
