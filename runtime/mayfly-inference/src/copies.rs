@@ -104,6 +104,12 @@ impl Copies {
         self.0.enabled.then(|| self.0.folder.sizes(digest))?
     }
 
+    /// Whether a copy of package `digest` will be made once it is loaded: there is none, and none was tried.
+    pub(crate) fn will_make(&self, digest: Digest, weight_bytes: u64) -> bool {
+        let worth = self.0.enabled && weight_bytes >= WEIGHT_BYTES_MIN;
+        worth && !self.tried().contains(&digest) && !self.0.folder.has(digest)
+    }
+
     /// Removes a copy that cannot be used. Another one is made after the next start at the earliest.
     pub(crate) fn discard(&self, digest: Digest, why: &str) {
         tracing::warn!(model = %digest, why, "a prepacked copy cannot be used and is removed; the package itself is loaded");

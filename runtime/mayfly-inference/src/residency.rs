@@ -115,9 +115,13 @@ impl Residents {
         if let Some(held) = self.ready::<Executor>(key)? {
             return Ok(Claim::Ready(held));
         }
-        let (file, weights) = self.file(&model);
+        let (file, weights) = match self.file(&model) {
+            (File::Package, weights) if self.options.wakes_plain(&model) => (File::Unpacked, weights),
+            file => file,
+        };
         let options = self.options.clone();
-        let start = |ready, gone| -> Start { Box::new(|| session::start(model, options, Source::Best, ready, gone)) };
+        let start =
+            |ready, gone| -> Start { Box::new(|| session::start(model, options, Source::Soonest, ready, gone)) };
         self.claim_or(key, Wanted { file, weights, kv_bytes: 0 }, deadline, start)
     }
 

@@ -18,8 +18,8 @@ pub(crate) struct Order {
     pub(crate) weight_bytes: u64,
     /// Asked again and again while the child works; false ends it.
     pub(crate) wanted: Box<dyn Fn() -> bool + Send>,
-    /// Called once there is a copy.
-    pub(crate) done: Box<dyn FnOnce() + Send>,
+    /// Called once there is a copy, or there will be none.
+    pub(crate) done: Box<dyn FnOnce(bool) + Send>,
 }
 
 #[derive(Default)]
@@ -67,7 +67,7 @@ impl Copies {
             orders.working = false;
             let dropped = std::mem::take(&mut orders.waiting);
             drop(orders);
-            drop(dropped);
+            dropped.into_iter().for_each(|order| (order.done)(false));
         }
     }
 
@@ -95,9 +95,7 @@ impl Copies {
             // An import may have brought one since.
             None => self.0.enabled && self.0.folder.has(digest),
         };
-        if made {
-            done();
-        }
+        done(made);
     }
 }
 

@@ -170,7 +170,7 @@ pub(super) fn start_with(
 type Made = (Engine, Box<dyn Runner>, Settings);
 
 fn load(model: &Model, decoder: &DecoderInfo, options: &Options, limits: EngineLimits) -> Result<Made, LoadError> {
-    let Loaded { session, load, bytes, from_copy } = session::load(model, options, Source::Best)?;
+    let Loaded { session, load, bytes, from_copy, .. } = session::load(model, options, Source::Best)?;
     tracing::info!(model = %model.digest, device = %model.device, ?load, bytes, copy = from_copy, "engine loaded");
     let settings = limits.settings(decoder);
     let limits = RunnerLimits {

@@ -198,6 +198,7 @@ mod tests {
             },
             token_types: None,
             embeddings: None,
+            floats: false,
             unshaped: Vec::new(),
             chat: None,
             steady: true,

@@ -42,6 +42,10 @@ pub(crate) struct Description {
     /// An operator whose result for one row may depend on other rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mixes: Option<String>,
+    /// All weights of some size are f32: packing them for the CPU makes runs faster, and leaving it makes them no slower
+    /// than by half.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) floats: bool,
     /// How to make prompts of chats, if it is a decoder with a template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chat: Option<ChatTemplate>,

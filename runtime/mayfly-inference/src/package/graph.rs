@@ -30,6 +30,8 @@ pub(super) struct Checked {
     pub(super) unshaped: Vec<String>,
     /// What is connected to its inputs and outputs.
     pub(super) wiring: Wiring,
+    /// All weights of some size are f32.
+    pub(super) floats: bool,
     /// What its operators say of its runs.
     pub(super) nature: Nature,
 }
@@ -73,8 +75,19 @@ pub(super) fn check(model: &ModelProto, policy: &ImportPolicy) -> Result<Checked
     walk.depth(size.depth)?;
     let (inputs, outputs, unshaped) = interface(graph)?;
     let wiring = Wiring::of(graph, &inputs);
+    let floats = floats(graph);
     let nature = Nature::of(model);
-    Ok(Checked { externals: walk.externals, inputs, outputs, unshaped, wiring, nature })
+    Ok(Checked { externals: walk.externals, inputs, outputs, unshaped, wiring, nature, floats })
+}
+
+/// Whether every initializer of some size is f32. Only then is a run without packed weights slower by little: kernels of
+/// quantized weights (`MatMulNBits`) unpack them anew at each run, which takes 60 times as long.
+fn floats(graph: &GraphProto) -> bool {
+    const FLOAT: i32 = 1;
+    const SMALL: i64 = 4096;
+    let small =
+        |dims: &[i64]| dims.iter().try_fold(1_i64, |all, dim| all.checked_mul(*dim)).is_some_and(|all| all <= SMALL);
+    graph.initializer.iter().all(|tensor| tensor.data_type == FLOAT || small(&tensor.dims))
 }
 
 struct Walk<'a> {

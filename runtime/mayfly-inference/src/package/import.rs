@@ -147,6 +147,7 @@ pub(super) fn stage(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result
         },
         token_types: facts.token_types,
         embeddings,
+        floats: checked.floats,
         unshaped: checked.unshaped,
         chat,
         steady: checked.nature.steady,

@@ -29,8 +29,10 @@ pub(crate) struct Weights {
 pub(crate) enum File {
     /// This node's prepacked copy.
     Copy,
-    /// The package's own.
+    /// The package's own, its weights packed for the CPU at the load.
     Package,
+    /// The package's own, as they are.
+    Unpacked,
 }
 
 /// The prediction from sizes alone.
@@ -42,6 +44,7 @@ pub(super) fn predict(weights: Weights, device: Device, file: File) -> Need {
         (Device::Cuda, _) => parts((graph.saturating_add(beside)).saturating_mul(6) / 5, 0),
         // Packed weights are mapped; what could not be packed in place is made at the load.
         (Device::Cpu, File::Copy) => parts(graph.saturating_mul(2).saturating_add(beside / 32), beside),
+        (Device::Cpu, File::Unpacked) => parts((graph / 2).saturating_mul(3), beside),
         // Half as much again as the graph has inside, and all weights once more as they are packed.
         (Device::Cpu, File::Package) => parts((graph / 2).saturating_mul(3).saturating_add(beside), beside),
     }
@@ -88,6 +91,8 @@ mod tests {
         assert!(package.own > 400 * MIB && package.mapped == 400 * MIB, "{package:?}");
         let inside = predict(Weights { graph: 400 * MIB, beside: 0 }, Device::Cpu, File::Package);
         assert!(inside.own > 577 * MIB && inside.mapped == 0, "{inside:?}");
+        let unpacked = predict(weights, Device::Cpu, File::Unpacked);
+        assert!(unpacked.own < 4 * MIB && unpacked.mapped == 400 * MIB, "{unpacked:?}");
         assert_eq!(predict(weights, Device::Cuda, File::Copy).mapped, 0);
         assert_eq!(predict(Weights { graph: u64::MAX, beside: u64::MAX }, Device::Cuda, File::Package).mapped, 0);
     }

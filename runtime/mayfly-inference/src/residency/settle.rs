@@ -98,7 +98,11 @@ impl Slots {
     pub(super) fn measured<T: Held>(&mut self, id: SessionId, held: &T, expected: File) -> Need {
         let model = held.model();
         // A copy that could not be loaded: then the package was.
-        let file = if model.copy.is_some() && !held.wants_copy() { File::Copy } else { File::Package };
+        let file = match model.copy.is_some() && !held.wants_copy() {
+            true => File::Copy,
+            false if held.unpacked() => File::Unpacked,
+            false => File::Package,
+        };
         let (kv_bytes, mapped) = self.places.get(&id).map_or((0, 0), |place| (place.kv_bytes, place.mapped));
         let mapped = if file == expected { mapped } else { model.weights.beside };
         let own = match model.device {

@@ -13,7 +13,7 @@ use super::Residents;
 use super::need::Measures;
 use super::wait::Outcome;
 use crate::generation::Engine;
-use crate::session::{Executor, Model};
+use crate::session::{Executor, Model, Source};
 use crate::{Device, LoadError};
 
 /// A package on a device.
@@ -43,11 +43,14 @@ pub(crate) trait Held: Send + Sync + Sized + 'static {
     /// Bytes of its own that its load took.
     fn bytes(&self) -> u64;
 
+    /// Whether it runs on the package's files with no weight packed.
+    fn unpacked(&self) -> bool;
+
     /// Whether it runs on the package though a prepacked copy could be had.
     fn wants_copy(&self) -> bool;
 
-    /// There is a copy of what it runs now.
-    fn copy_made(residents: &Arc<Residents>, this: &Arc<Self>);
+    /// There is a copy of what it runs now, or (not `made`) there will be none.
+    fn copy_ended(residents: &Arc<Residents>, this: &Arc<Self>, made: bool);
 }
 
 /// Methods that both kinds have by the same names.
@@ -92,8 +95,17 @@ impl Held for Executor {
         &mut slots.executors
     }
 
-    fn copy_made(residents: &Arc<Residents>, this: &Arc<Self>) {
-        residents.replace(this);
+    fn unpacked(&self) -> bool {
+        Executor::unpacked(self)
+    }
+
+    fn copy_ended(residents: &Arc<Residents>, this: &Arc<Self>, made: bool) {
+        if made {
+            residents.replace(this, Source::Copy);
+        } else if this.unpacked() {
+            // That was to be for a moment only.
+            residents.replace(this, Source::Best);
+        }
     }
 }
 
@@ -107,7 +119,12 @@ impl Held for Engine {
     }
 
     /// Sequences cannot move to another session: the next load finds the copy.
-    fn copy_made(_: &Arc<Residents>, _: &Arc<Self>) {}
+    fn copy_ended(_: &Arc<Residents>, _: &Arc<Self>, _: bool) {}
+
+    /// A decode step would feel it.
+    fn unpacked(&self) -> bool {
+        false
+    }
 }
 
 /// What a session is for.

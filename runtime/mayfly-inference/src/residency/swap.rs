@@ -1,4 +1,4 @@
-//! Going over to a prepacked copy: it is made in the background, loaded beside the session that runs, and takes over
+//! Going over to a prepacked copy, or, where none can be made, from unpacked weights to packed ones: it is made in the background, loaded beside the session that runs, and takes over
 //! between two runs.
 
 use std::sync::atomic::Ordering;
@@ -24,17 +24,17 @@ impl Residents {
             folder: source.folder,
             weight_bytes: source.weight_bytes,
             wanted: Box::new(move || alive.strong_count() > 0),
-            done: Box::new(move || {
+            done: Box::new(move |made| {
                 if let (Some(residents), Some(plain)) = (residents.upgrade(), plain.upgrade()) {
-                    T::copy_made(&residents, &plain);
+                    T::copy_ended(&residents, &plain, made);
                 }
             }),
         });
     }
 
-    /// Loads the copy of what `plain` runs, beside it, once nobody waits for another load and there is room without
-    /// anything going for it; then the next runs go there.
-    pub(super) fn replace(self: &Arc<Self>, plain: &Arc<Executor>) {
+    /// Loads the copy of what `plain` runs (or the package, its weights packed), beside it, once nobody waits for another
+    /// load and there is room without anything going for it; then the next runs go there.
+    pub(super) fn replace(self: &Arc<Self>, plain: &Arc<Executor>, source: Source) {
         let model = plain.model().clone();
         let key = (model.digest, model.device);
         let (file, weights) = self.file(&model);
@@ -51,9 +51,9 @@ impl Residents {
         let (residents, also, plain) = (Arc::downgrade(self), Arc::downgrade(self), Arc::clone(plain));
         let options = self.options.clone();
         let start = move || {
-            let ready = move |result| Self::replaced(&residents, id, &plain, result);
+            let ready = move |result| Self::replaced(&residents, id, file, &plain, result);
             let gone = move |executor: &Arc<Executor>| Self::gone(&also, id, executor);
-            session::start(model, options, Source::Copy, ready, gone)
+            session::start(model, options, source, ready, gone)
         };
         let (start, kind) = (Some(Box::new(start) as _), Kind::Replaces(old));
         slots.places.insert(id, Place { key, kind, start, kv_bytes: 0, mapped: need.mapped });
@@ -65,8 +65,8 @@ impl Residents {
         }
     }
 
-    /// The thread that loaded the copy tells how that ended. Without a copy `plain` goes on.
-    fn replaced(residents: &Weak<Self>, id: SessionId, plain: &Arc<Executor>, result: Outcome<Executor>) {
+    /// The thread that loaded the other one tells how that ended. Without a copy `plain` goes on.
+    fn replaced(residents: &Weak<Self>, id: SessionId, file: File, plain: &Arc<Executor>, result: Outcome<Executor>) {
         let Some(residents) = residents.upgrade() else {
             if let Ok(copy) = result {
                 copy.close();
@@ -83,7 +83,7 @@ impl Residents {
             }
             Ok(copy) => {
                 residents.loads.fetch_add(1, Ordering::Relaxed);
-                let measured = slots.measured(id, copy.as_ref(), File::Copy);
+                let measured = slots.measured(id, copy.as_ref(), file);
                 slots.device(key.1).loaded(now, id, measured);
                 let current = match slots.executors.get(&key) {
                     Some(Slot::Ready { id, held }) if Arc::ptr_eq(held, plain) => Some(*id),

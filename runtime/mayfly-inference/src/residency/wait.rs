@@ -46,6 +46,8 @@ impl<T> Claim<T> {
         tracing::debug!(fit = ?coming.fit, "waits for a load");
         match timeout_at(deadline.into(), coming.answer).await {
             Err(_) => Err(LoadError::Deadline),
+            // It could not begin in time: which of the two was first is chance.
+            Ok(Ok(Err(LoadError::NoRoom))) if Instant::now() >= deadline => Err(LoadError::Deadline),
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(LoadError::Failed { detail: "its load was given up".to_owned() }),
         }

@@ -37,6 +37,7 @@ pub(crate) fn model(name: &str) -> Model {
         steady: false,
         copy: None,
         weights: Weights::default(),
+        wakes_plain: false,
     }
 }
 
@@ -389,7 +390,7 @@ async fn a_caller_waits_for_a_load_within_its_deadline_and_the_load_goes_on() {
     let error = inference.load_model(weights.clone(), Instant::now()).await.unwrap_err();
     assert!(matches!(error, LoadError::Deadline), "{error:?}");
     assert_eq!(inference.residency().loads_total, 0, "nothing begins that is too late");
-    let over = Instant::now() + Duration::from_millis(1);
+    let over = Instant::now() + Duration::from_millis(20);
     let error = inference.load_model(weights.clone(), over).await.unwrap_err();
     assert!(matches!(error, LoadError::Deadline), "{error:?}");
     until("loaded", || inference.residency().loads_total == 1).await;
@@ -676,4 +677,25 @@ async fn weights_beside_the_graph_give_the_same_bits() {
             [("x", f32s(&[size as u32], &x)), ("which", Tensor::from_bytes(ElementType::Bool, &[], &[which]).unwrap())];
         assert_eq!(bits(&file, &inputs).await, bits(&package.graph_path(), &inputs).await, "{which}");
     }
+}
+
+#[test]
+fn only_models_of_f32_wake_on_their_files_as_they_are() {
+    use crate::package::wire::{field, floats, graph, int, model, node, value};
+    let integers = [int(1, 8), int(1, 8192), int(2, 2), field(8, b"q"), field(9, &[3; 8 * 8192])].concat();
+    let shape = [int(1, 4), int(2, 7), field(8, b"s"), field(9, &[0; 32])].concat();
+    let of = |weights: &[Vec<u8>]| {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model.onnx");
+        let nodes = [node("Mul", &["x", "w"], "y", &[])];
+        let dims = [1 << 18];
+        std::fs::write(&file, model(&graph(&nodes, weights, &[value("x", 1, &dims)], &[value("y", 1, &dims)])))
+            .unwrap();
+        let (package, _stored) = crate::package::tests::stored(&file);
+        [Device::Cpu, Device::Cuda].map(|device| package.model(device).wakes_plain)
+    };
+    let large = floats("w", &vec![1.0; 1 << 18]);
+    assert_eq!(of(&[large.clone(), shape]), [true, false]);
+    assert_eq!(of(&[large, integers]), [false, false], "quantized weights have to be packed");
+    assert_eq!(of(&[floats("w", &[1.0; 4096])]), [false, false], "weights inside the graph");
 }

@@ -37,6 +37,7 @@ pub(crate) struct Executor {
     load: Duration,
     bytes: u64,
     from_copy: bool,
+    unpacked: bool,
     /// Who took over what waited here.
     successor: OnceLock<Arc<Self>>,
     /// Runs of callers.
@@ -89,7 +90,7 @@ pub(crate) fn start(
 
 impl Executor {
     fn new(model: Model, loaded: Loaded, options: &Options) -> Self {
-        tracing::info!(model = %model.digest, device = %model.device, load = ?loaded.load, bytes = loaded.bytes, copy = loaded.from_copy, "loaded");
+        tracing::info!(model = %model.digest, device = %model.device, load = ?loaded.load, bytes = loaded.bytes, copy = loaded.from_copy, unpacked = loaded.unpacked, "loaded");
         Self {
             queue: Queue::new(options.batching),
             pace: Pace::new(options.inline.filter(|_| model.steady && model.device == Device::Cpu)),
@@ -100,6 +101,7 @@ impl Executor {
             load: loaded.load,
             bytes: loaded.bytes,
             from_copy: loaded.from_copy,
+            unpacked: loaded.unpacked,
             successor: OnceLock::new(),
             runs: AtomicU64::new(0),
             batches: AtomicU64::new(0),
@@ -197,6 +199,11 @@ impl Executor {
     /// Since its last run ended; none while it works.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.queue.idle()
+    }
+
+    /// Whether it runs on the package's files with no weight packed.
+    pub(crate) fn unpacked(&self) -> bool {
+        self.unpacked
     }
 
     /// Whether it runs on the package though a prepacked copy could be had.

@@ -32,6 +32,8 @@ pub(crate) struct Model {
     pub(crate) copy: Option<CopySource>,
     /// Sizes of its files.
     pub(crate) weights: Weights,
+    /// It can run on its files as they are until there is a prepacked copy: its weights are f32 and lie beside the graph.
+    pub(crate) wakes_plain: bool,
 }
 
 /// A package, as far as making a copy of it needs.
@@ -46,7 +48,16 @@ impl Model {
     /// A file that belongs to no package.
     pub(super) fn of_file(file: PathBuf) -> Self {
         let (digest, weights) = (Digest::of(b"probe"), Weights::default());
-        Self { digest, file, device: Device::Cpu, fixed_shapes: false, steady: false, copy: None, weights }
+        Self {
+            digest,
+            file,
+            device: Device::Cpu,
+            fixed_shapes: false,
+            steady: false,
+            copy: None,
+            weights,
+            wakes_plain: false,
+        }
     }
 }
 
@@ -58,7 +69,17 @@ impl Package {
         // Weights are packed for the CPU provider only.
         let copy = (device == Device::Cpu).then(|| self.copy_source());
         let (digest, weights) = (self.digest(), self.weights());
-        Model { digest, file: self.graph_path(), device, fixed_shapes, steady: self.is_steady(), copy, weights }
+        let wakes_plain = copy.is_some() && self.description().floats && weights.beside > weights.graph;
+        Model {
+            digest,
+            file: self.graph_path(),
+            device,
+            fixed_shapes,
+            steady: self.is_steady(),
+            copy,
+            weights,
+            wakes_plain,
+        }
     }
 }
 
@@ -88,6 +109,12 @@ pub(crate) enum Pool {
 }
 
 impl Options {
+    /// Whether `model` is to run on its files as they are, since a prepacked copy of it will be made.
+    pub(crate) fn wakes_plain(&self, model: &Model) -> bool {
+        let Some(source) = model.copy.as_ref().filter(|_| model.wakes_plain) else { return false };
+        self.copies.as_ref().is_some_and(|copies| copies.will_make(model.digest, source.weight_bytes))
+    }
+
     /// For a process that only loads a file and ends.
     pub(crate) fn plain(config: &Config) -> Result<Self, String> {
         let threads = config.threads();
@@ -102,6 +129,9 @@ impl Options {
 pub(crate) enum Source {
     /// The prepacked copy, or the package where there is none.
     Best,
+    /// As [`Self::Best`], but where a copy will be made soon, the package's files as they are, with no weight packed:
+    /// loaded in milliseconds, and somewhat slower to run until then.
+    Soonest,
     /// The prepacked copy only: a session on the package is there already.
     Copy,
 }
@@ -114,6 +144,8 @@ pub(crate) struct Loaded {
     pub(crate) bytes: u64,
     /// Whether it runs on a prepacked copy.
     pub(crate) from_copy: bool,
+    /// Whether it runs on the package's files with no weight packed.
+    pub(crate) unpacked: bool,
 }
 
 /// Says why `device` cannot be used, if it cannot.
@@ -140,23 +172,25 @@ pub(crate) fn load(model: &Model, options: &Options, source: Source) -> Result<L
         && let Some(copies) = &options.copies
         && let Some(file) = copies.find(model.digest)
     {
-        match load_file(model, &file, options) {
+        match load_file(model, &file, options, true) {
             Ok(loaded) => return Ok(Loaded { from_copy: true, ..loaded }),
             Err(LoadError::Failed { detail }) => copies.discard(model.digest, &detail),
             Err(error) => return Err(error),
         }
     }
     match source {
-        Source::Best => load_file(model, &model.file, options),
+        Source::Soonest => load_file(model, &model.file, options, !options.wakes_plain(model)),
+        Source::Best => load_file(model, &model.file, options, true),
         Source::Copy => Err(LoadError::Failed { detail: "it has no prepacked copy that can be used".to_owned() }),
     }
 }
 
-/// Makes a session of `file`, which is `model`'s own or a copy of it.
-pub(super) fn load_file(model: &Model, file: &Path, options: &Options) -> Result<Loaded, LoadError> {
+/// Makes a session of `file`, which is `model`'s own or a copy of it. `pack`: weights are packed for the CPU where they are
+/// not yet.
+pub(super) fn load_file(model: &Model, file: &Path, options: &Options, pack: bool) -> Result<Loaded, LoadError> {
     let before = own_bytes();
     let began = Instant::now();
-    let session = session(model, file, options).map_err(|error| match model.device {
+    let session = session(model, file, options, pack).map_err(|error| match model.device {
         // The provider is compiled in; that it failed is about this machine. Never the CPU instead.
         Device::Cuda if error.code() == ort::ErrorCode::ExecutionProviderFailure => {
             LoadError::NoDevice { device: model.device.as_str(), reason: super::run::readable(error.message()) }
@@ -166,11 +200,15 @@ pub(super) fn load_file(model: &Model, file: &Path, options: &Options) -> Result
     check_outlets("input", session.inputs())?;
     check_outlets("output", session.outputs())?;
     let load = began.elapsed();
-    Ok(Loaded { session, load, bytes: own_bytes().saturating_sub(before), from_copy: false })
+    Ok(Loaded { session, load, bytes: own_bytes().saturating_sub(before), from_copy: false, unpacked: !pack })
 }
 
-fn session(model: &Model, file: &Path, options: &Options) -> ort::Result<Session> {
-    session_builder(model, options)?.commit_from_file(file)
+fn session(model: &Model, file: &Path, options: &Options, pack: bool) -> ort::Result<Session> {
+    let mut builder = session_builder(model, options)?;
+    if !pack {
+        builder = builder.with_config_entry("session.disable_prepacking", "1")?;
+    }
+    builder.commit_from_file(file)
 }
 
 /// The options of every session of `model`.
@@ -220,7 +258,7 @@ fn check_outlets(what: &str, outlets: &[Outlet]) -> Result<(), LoadError> {
 pub(crate) fn probe_load(model: &Path, config: &Config) -> Result<(Session, String), String> {
     let options = Options::plain(config)?;
     let model = Model::of_file(model.to_owned());
-    let session = load_file(&model, &model.file, &options).map_err(|error| match error {
+    let session = load_file(&model, &model.file, &options, true).map_err(|error| match error {
         LoadError::Failed { detail } => super::run::readable(&detail),
         other => other.to_string(),
     })?;

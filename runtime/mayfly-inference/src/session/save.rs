@@ -18,7 +18,7 @@ pub(crate) fn save_copy(from: &Path, to: &Path, config: &Config) -> Result<(), S
     let session = save(&from, &to.file, &options).map_err(|error| readable(error.message()))?;
     let expected = outlets(&session);
     drop(session);
-    let copy = load_file(&to, &to.file, &options).map_err(|error| match error {
+    let copy = load_file(&to, &to.file, &options, true).map_err(|error| match error {
         LoadError::Failed { detail } => format!("the copy does not load: {}", readable(&detail)),
         other => other.to_string(),
     })?;
