@@ -43,7 +43,7 @@ impl Line {
             return Some(Refused::LineFull { running_max: self.running_max, waiting_max: self.waiting_max, estimate });
         }
         let wait = self.pace.wait(waiting.saturating_add(1), self.running_max)?;
-        (wait.saturating_add(self.pace.quick) > left).then_some(Refused::TooLate { wait })
+        (wait.saturating_add(self.pace.nearly_all()) > left).then_some(Refused::TooLate { wait })
     }
 
     /// Calls that have not left.
@@ -58,26 +58,24 @@ impl Line {
 pub struct Pace {
     /// Nanoseconds, a running mean; none before the first.
     mean: Option<u64>,
-    /// The least that it took lately, nanoseconds.
-    quick: u64,
+    /// How far from the mean they were, a running mean, nanoseconds.
+    deviation: u64,
 }
 
 impl Pace {
-    /// What one call weighs against all before it in the mean, as a shift.
-    const MEAN_SHIFT: u32 = 3;
-    /// How fast the least is forgotten, as a shift.
-    const QUICK_SHIFT: u32 = 6;
+    /// What one call weighs against all before it, as a shift.
+    const SHIFT: u32 = 3;
+    /// Deviations that a call may take longer than the mean and still be in time.
+    const MARGIN: u64 = 2;
 
     /// A call has left its place after so many nanoseconds.
     pub fn took(&mut self, nanos: u64) {
         let Some(mean) = self.mean else {
-            (self.mean, self.quick) = (Some(nanos), nanos);
+            self.mean = Some(nanos);
             return;
         };
-        let part = |from: u64, to: u64, shift: u32| (to.saturating_sub(from)) >> shift;
-        let mean = mean - part(nanos, mean, Self::MEAN_SHIFT);
-        self.mean = Some(mean + part(mean, nanos, Self::MEAN_SHIFT));
-        self.quick = nanos.min(self.quick + part(self.quick, nanos, Self::QUICK_SHIFT));
+        self.mean = Some(nearer(mean, nanos));
+        self.deviation = nearer(self.deviation, nanos.abs_diff(mean));
     }
 
     /// Nanoseconds until the `nth` in line begins, all of `places` being taken; none before the first call has left.
@@ -85,6 +83,16 @@ impl Pace {
         let all = u128::from(self.mean?) * u128::from(nth) / u128::from(places.max(1));
         Some(u64::try_from(all).unwrap_or(u64::MAX))
     }
+
+    /// Nanoseconds that nearly every call is done in; 0 before the first has left.
+    pub fn nearly_all(&self) -> u64 {
+        self.mean.unwrap_or(0).saturating_add(self.deviation.saturating_mul(Self::MARGIN))
+    }
+}
+
+/// A running mean after one more.
+fn nearer(mean: u64, sample: u64) -> u64 {
+    if sample > mean { mean + ((sample - mean) >> Pace::SHIFT) } else { mean - ((mean - sample) >> Pace::SHIFT) }
 }
 
 #[cfg(test)]
@@ -96,26 +104,34 @@ mod tests {
     #[test]
     fn a_steady_pace_is_known_exactly() {
         let mut pace = Pace::default();
-        assert_eq!(pace.wait(1, 1), None, "nobody has left yet");
+        assert_eq!((pace.wait(1, 1), pace.nearly_all()), (None, 0), "nobody has left yet");
         (0..10).for_each(|_| pace.took(20 * MS));
         assert_eq!(pace.wait(1, 1), Some(20 * MS));
         assert_eq!(pace.wait(8, 4), Some(40 * MS));
         assert_eq!(pace.wait(3, 0), Some(60 * MS), "no places are one place");
-        assert_eq!(pace.quick, 20 * MS);
+        assert_eq!(pace.nearly_all(), 20 * MS);
     }
 
     #[test]
     fn it_follows_in_both_directions() {
         let mut pace = Pace::default();
-        (0..50).for_each(|_| pace.took(10 * MS));
-        (0..50).for_each(|_| pace.took(100 * MS));
-        let mean = pace.wait(1, 1).expect("it is known");
-        assert!((95 * MS..=100 * MS).contains(&mean), "{mean}");
-        assert!(pace.quick < 70 * MS, "one that was quick is remembered for a while");
-        (0..50).for_each(|_| pace.took(10 * MS));
-        let mean = pace.wait(1, 1).expect("it is known");
-        assert!((10 * MS..=12 * MS).contains(&mean), "{mean}");
-        assert_eq!(pace.quick, 10 * MS);
+        let mut is = |took: u64| {
+            (0..60).for_each(|_| pace.took(took));
+            (pace.wait(1, 1).expect("it is known"), pace.nearly_all())
+        };
+        assert_eq!(is(10 * MS), (10 * MS, 10 * MS));
+        let (mean, nearly) = is(100 * MS);
+        assert!((95 * MS..=100 * MS).contains(&mean) && nearly < 105 * MS, "{mean} {nearly}");
+        let (mean, nearly) = is(10 * MS);
+        assert!((10 * MS..=12 * MS).contains(&mean) && nearly < 15 * MS, "{mean} {nearly}");
+    }
+
+    #[test]
+    fn nearly_all_is_nearly_all() {
+        let mut pace = Pace::default();
+        // 10 and 30 in turns: 20 on average, 10 from it.
+        (0..100).for_each(|nth| pace.took((10 + 20 * (nth % 2)) * MS));
+        assert!((30 * MS..=45 * MS).contains(&pace.nearly_all()), "{}", pace.nearly_all());
     }
 
     #[test]
@@ -123,7 +139,8 @@ mod tests {
         let mut pace = Pace::default();
         pace.took(u64::MAX);
         assert_eq!(pace.wait(u32::MAX, 1), Some(u64::MAX));
-        pace.took(0);
-        assert_eq!(pace.quick, 0);
+        (0..100).for_each(|_| pace.took(0));
+        (0..100).for_each(|_| pace.took(u64::MAX));
+        assert_eq!(pace.nearly_all(), u64::MAX);
     }
 }
