@@ -28,6 +28,8 @@ const DEADLINE_MS: u32 = 500;
 const RUNNING: usize = 2;
 const WAITING: usize = 8;
 const PATH: &str = "/d/default/overload/nn";
+/// The same handler and model with the default deadline and no line: what is there without pressure.
+const CALM_PATH: &str = "/d/default/calm/nn";
 /// Connections open at once, at most: far more than calls that are let in.
 const CONNECTIONS_MAX: usize = 512;
 
@@ -44,6 +46,8 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         "scale": { "concurrency_max": RUNNING, "queue_max": WAITING },
     });
     deploy(&mut admin, "overload", &spec)?;
+    let calm = json!({ "handler": spec["handler"], "models": spec["models"] });
+    deploy(&mut admin, "calm", &calm)?;
     let times = calibrate(&server)?;
     let body = plan(times);
     let seconds = if bench.quick { 5 } else { 20 };
@@ -74,7 +78,7 @@ fn calibrate(server: &Server) -> anyhow::Result<u64> {
         let body = plan(times);
         let mut samples = Samples::default();
         for _ in 0..10 {
-            let answer = wire.call("POST", PATH, &body)?;
+            let answer = wire.call("POST", CALM_PATH, &body)?;
             ran(&answer)?;
             samples.push(Duration::from_secs_f64(timing(&answer, "inference")? / 1e3));
         }
@@ -111,7 +115,7 @@ fn capacity(server: &Server, body: &[u8], length: Duration) -> anyhow::Result<f6
                     let mut wire = server.connect()?;
                     let mut served = 0;
                     while begun.elapsed() < length {
-                        ran(&wire.call("POST", PATH, body)?)?;
+                        ran(&wire.call("POST", CALM_PATH, body)?)?;
                         served += 1;
                     }
                     Ok(served)
