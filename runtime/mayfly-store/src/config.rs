@@ -14,9 +14,18 @@ pub enum Fsync {
 }
 
 /// Settings of the store.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// When a commit counts as durable.
     pub fsync: Fsync,
+    /// Bytes of the redo log that may be not in the tables yet: at the limit appends wait a moment, then fail. They are held in
+    /// memory as well, as some three times as many bytes.
+    pub unapplied_bytes_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { fsync: Fsync::default(), unapplied_bytes_max: 32 << 20 }
+    }
 }

@@ -1,11 +1,13 @@
 //! The database file: one connection that writes, a few that read, one that moves the log into the file.
 //!
-//! [`Db::write`] runs a closure in a transaction and returns once it is committed; [`Db::append`] does the same for
-//! rows of the ledger, which share their work. What is queued together is committed together (see [`writer`]); a
-//! commit survives SIGKILL (WAL). What the rows mean is left to the other files.
+//! [`Db::write`] runs a closure in a transaction and returns once it is committed; what is queued together is committed
+//! together; a commit survives SIGKILL (WAL). [`Db::append`] takes rows of the ledger: they are durable in the redo log first
+//! ([`intake`]) and get into the tables later ([`writer`]), so whoever reads them there asks through
+//! [`Db::read_ledger`]. What the rows mean is left to the other files.
 
 mod checkpoint;
 mod commit;
+mod intake;
 mod queue;
 mod writer;
 
@@ -15,14 +17,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mayfly_ledger::{Append, Position};
+use mayfly_ledger::{AnswerScope, Append, KeptAnswer, Position};
+use mayfly_types::RequestId;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::journal::Ledger;
-use crate::{DbError, Fsync, Node};
+use crate::journal::order::Order;
+use crate::{Config, DbError, Fsync, Node, StoreError, redo};
 use commit::Pending;
-use queue::Job;
+use intake::Intake;
+use queue::{Job, Queue};
 use writer::Writers;
 
 /// Connections that read.
@@ -43,8 +48,9 @@ const WAL_KEPT_BYTES: i64 = 16 << 20;
 pub(crate) struct Opening<'a> {
     /// The file, made already, so that its mode is ours.
     pub(crate) path: &'a Path,
-    /// When a commit counts as durable.
-    pub(crate) fsync: Fsync,
+    /// The folder of the redo log.
+    pub(crate) redo: &'a Path,
+    pub(crate) config: &'a Config,
 }
 
 /// The database. Clones share it; when the last is dropped its threads end.
@@ -58,6 +64,7 @@ struct Inner {
     reading: Semaphore,
     waiting: Semaphore,
     path: PathBuf,
+    redo: PathBuf,
 }
 
 impl Drop for Inner {
@@ -79,28 +86,41 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 impl Db {
     /// Opens the file, brings it to the newest format with `prepare`, which also says which start of which node this
-    /// is, and starts the threads. `guard` (the folder's lock) is kept until the writer has ended.
-    pub(crate) fn open<E: From<DbError>>(
+    /// is, applies what an earlier start left in the redo log, and starts the threads. `guard` (the folder's lock) is
+    /// kept until the writer has ended.
+    pub(crate) fn open(
         opening: Opening<'_>,
         guard: impl Send + 'static,
-        prepare: impl FnOnce(&mut Connection) -> Result<Node, E>,
-    ) -> Result<(Self, Node), E> {
-        let path = opening.path;
+        prepare: impl FnOnce(&mut Connection) -> Result<Node, StoreError>,
+    ) -> Result<(Self, Node), StoreError> {
+        let Opening { path, redo: folder, config } = opening;
+        let sync = config.fsync == Fsync::Group;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let node = prepare(&mut connection)?;
-        if opening.fsync == Fsync::Group {
+        if sync {
             connection.pragma_update(None, "synchronous", "full").map_err(DbError::from)?;
         }
+        let newest = redo::replay(folder, &mut connection, node)?;
+        let begun = redo::Log::begin(folder, node, newest, sync);
+        let log = begun.map_err(|source| StoreError::Io { what: "redo/", source })?;
+        let tables = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let order = Order::read(&tables)?;
         let checkpoints = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        // A commit that waits for the disk must not do so on a caller's thread.
-        let callers = opening.fsync == Fsync::None;
-        let writers = Writers::start(connection, checkpoints, Ledger::new(node), callers, guard)?;
+        let queue = Arc::new(Queue::default());
+        let due = {
+            let queue = Arc::clone(&queue);
+            move || queue.nudge()
+        };
+        // An append that waits for the disk must not do so on a caller's thread.
+        let intake = Intake::new(order, log, tables, config.unapplied_bytes_max, !sync, due);
+        let writers = Writers::start(connection, checkpoints, node, queue, intake, guard)?;
         let db = Self(Arc::new(Inner {
             writers,
             idle: Mutex::new(Vec::with_capacity(READERS)),
             reading: Semaphore::new(READERS),
             waiting: Semaphore::new(READS_WAITING_MAX),
             path: path.to_owned(),
+            redo: folder.to_owned(),
         }));
         Ok((db, node))
     }
@@ -119,7 +139,7 @@ impl Db {
     {
         let (pending, answer) =
             Pending::new(false, move |connection: &Connection, _ledger: &mut Ledger| work(connection));
-        self.0.writers.send(Job::Work(Box::new(pending)))?;
+        self.0.writers.queue.push(Job::Work(Box::new(pending)))?;
         answer.await.unwrap_or(Err(DbError::Closed))
     }
 
@@ -133,17 +153,68 @@ impl Db {
         F: FnOnce(&Connection, &mut Ledger) -> Result<T, DbError> + Send + 'static,
     {
         let (pending, answer) = Pending::new(true, work);
-        self.0.writers.send(Job::Work(Box::new(pending)))?;
+        self.0.writers.queue.push(Job::Work(Box::new(pending)))?;
         answer.await.unwrap_or(Err(DbError::Closed))
     }
 
-    /// Appends rows to the ledger and returns the position of the last once they are committed, with those of other
-    /// callers, on this thread or another's.
+    /// Appends rows to the ledger and returns the position of the last once they are durable in the redo log.
     ///
     /// # Errors
-    /// As [`Db::write`].
+    /// The rows do not fit behind those that are there; the log cannot be written, or is full because the tables cannot
+    /// be. Nothing is written then.
     pub(crate) async fn append(&self, append: Append) -> Result<Position, DbError> {
-        self.0.writers.append(append).await
+        self.0.writers.intake.append(append).await
+    }
+
+    /// As [`Db::read`], where every append that has returned is in the tables.
+    ///
+    /// # Errors
+    /// As [`Db::read`], and if the tables cannot be written.
+    pub(crate) async fn read_ledger<T, F>(&self, work: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, DbError> + Send + 'static,
+    {
+        self.applied(self.0.writers.intake.logged()).await?;
+        self.read(work).await
+    }
+
+    /// As [`Db::read_ledger`], for what is read of one call only.
+    ///
+    /// # Errors
+    /// As [`Db::read_ledger`].
+    pub(crate) async fn read_call<T, F>(&self, call: RequestId, work: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, DbError> + Send + 'static,
+    {
+        if let Some(number) = self.0.writers.intake.unapplied_call(call.to_bytes()) {
+            self.applied(number).await?;
+        }
+        self.read(work).await
+    }
+
+    /// The answer of `scope` that was appended and is not in the tables yet.
+    pub(crate) fn unapplied_answer(&self, scope: AnswerScope) -> Option<KeptAnswer> {
+        self.0.writers.intake.unapplied_answer(scope.0)
+    }
+
+    /// Returns once the tables have append `number`.
+    async fn applied(&self, number: u64) -> Result<(), DbError> {
+        if self.0.writers.intake.has_applied(number) {
+            return Ok(());
+        }
+        let (done, applied) = oneshot::channel();
+        self.0.writers.queue.push(Job::Apply(done))?;
+        applied.await.unwrap_or(Err(DbError::Closed))
+    }
+
+    /// Files of the redo log that a start could not read to their end.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(crate) fn damaged_logs(&self) -> Result<Vec<String>, DbError> {
+        redo::damaged_files(&self.0.redo)
     }
 
     /// Runs `work` on a read-only connection off the async threads. It sees one state of the database (a snapshot)
@@ -222,6 +293,39 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, DbError> {
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     }
     Ok(connection)
+}
+
+/// Keeps the writer from committing until it is dropped.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Hold {
+    held: Option<(std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>)>,
+}
+
+#[cfg(test)]
+impl Db {
+    pub(crate) fn hold_writer(&self) -> Hold {
+        let writers = Arc::clone(&self.0.writers);
+        let (release, released) = std::sync::mpsc::channel();
+        let (held, holds) = std::sync::mpsc::channel();
+        let holder = std::thread::spawn(move || {
+            let _held = writers.hold();
+            let _ = held.send(());
+            let _ = released.recv();
+        });
+        let _ = holds.recv();
+        Hold { held: Some((release, holder)) }
+    }
+}
+
+#[cfg(test)]
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some((release, holder)) = self.held.take() {
+            drop(release);
+            let _ = holder.join();
+        }
+    }
 }
 
 #[cfg(test)]

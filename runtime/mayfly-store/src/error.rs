@@ -24,6 +24,11 @@ pub enum StoreError {
     /// The database file belongs to another program.
     #[error("the file mayfly.db in the data folder is not one of ours; choose another folder")]
     Foreign,
+    /// The redo log was written by another data folder's server.
+    #[error(
+        "the folder redo in the data folder belongs to another database; put the one back that was copied with mayfly.db"
+    )]
+    ForeignLog,
     /// The folder or a file in it could not be made or read.
     #[error("the data folder could not be used: {what}")]
     Io {

@@ -9,6 +9,7 @@ mod chain;
 mod intern;
 mod ledger;
 mod lines;
+pub(crate) mod order;
 mod query;
 mod recover;
 mod reprice;
@@ -18,7 +19,7 @@ mod spent;
 mod sums;
 mod usage;
 mod verify;
-mod words;
+pub(crate) mod words;
 
 use std::sync::Arc;
 
@@ -71,11 +72,12 @@ impl Store {
 }
 
 impl SqliteLedger {
+    /// Reads the ledger with everything that was appended.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, DbError> + Send + 'static,
     ) -> Result<T, JournalError> {
-        self.db.read(work).await.map_err(journal_error)
+        self.db.read_ledger(work).await.map_err(journal_error)
     }
 
     async fn write<T: Send + 'static>(
@@ -96,7 +98,8 @@ impl Journal for SqliteLedger {
     }
 
     async fn call(&self, tenant: Option<TenantId>, id: RequestId) -> Result<Option<CallRecord>, JournalError> {
-        self.read(move |connection| query::call(connection, tenant, id)).await
+        let read = self.db.read_call(id, move |connection| query::call(connection, tenant, id));
+        read.await.map_err(journal_error)
     }
 
     async fn usage(&self, query: &UsageQuery) -> Result<Vec<UsageRow>, JournalError> {
@@ -121,7 +124,11 @@ impl Journal for SqliteLedger {
     }
 
     async fn answer(&self, scope: AnswerScope, oldest: i64) -> Result<Option<KeptAnswer>, JournalError> {
-        self.read(move |connection| answers::find(connection, scope, oldest)).await
+        // In this order: what is not found here is in the tables, or nowhere.
+        if let Some(answer) = self.db.unapplied_answer(scope) {
+            return Ok(Some(answer).filter(|answer| answer.at >= oldest));
+        }
+        self.db.read(move |connection| answers::find(connection, scope, oldest)).await.map_err(journal_error)
     }
 
     async fn forget_answers(&self, oldest: i64, bytes_max: u64) -> Result<u64, JournalError> {
@@ -177,7 +184,7 @@ impl Journal for SqliteLedger {
 #[async_trait]
 impl Prices for SqliteLedger {
     async fn prices(&self) -> Result<Vec<Price>, JournalError> {
-        self.read(prices::all).await
+        self.db.read(prices::all).await.map_err(journal_error)
     }
 
     async fn add_price(&self, entry: NewPrice, now: i64) -> Result<Result<Price, PriceError>, JournalError> {
@@ -218,4 +225,4 @@ fn journal_error(error: DbError) -> JournalError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,6 +16,7 @@ mod keyvalue;
 mod migrations;
 mod prices;
 mod records;
+mod redo;
 mod store;
 
 pub use artifacts::FileArtifacts;

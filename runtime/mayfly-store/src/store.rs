@@ -26,7 +26,7 @@ pub struct Node {
 
 /// The embedded store: one folder, used by one server at a time.
 ///
-/// `mayfly.db` (records and ledger), `artifacts/` (components and model packages), `node/` (this node's id, its
+/// `mayfly.db` (records and ledger), `redo/` (rows of the ledger on their way into it), `artifacts/` (components and model packages), `node/` (this node's id, its
 /// compiled code, its prepacked copies of models, its staging folder). Clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -60,8 +60,8 @@ impl Store {
         let id = node_id(&node_folder.join("id"))?;
         let file = folder.join("mayfly.db");
         private_file(&file).map_err(io("mayfly.db"))?;
-        let opening = Opening { path: &file, fsync: config.fsync };
-        let (db, node) = Db::open(opening, lock, |connection| -> Result<Node, StoreError> {
+        let opening = Opening { path: &file, redo: &folder.join("redo"), config };
+        let (db, node) = Db::open(opening, lock, |connection| {
             migrations::migrate(connection)?;
             Ok(Node { id, boot: count_boot(connection, id)? })
         })?;

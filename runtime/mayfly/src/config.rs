@@ -57,6 +57,8 @@ pub struct Ledger {
     pub currency: String,
     /// What a durable row survives.
     pub fsync: mayfly_store::Fsync,
+    /// Bytes of rows that are durable and not yet in the database.
+    pub unapplied_bytes_max: u64,
 }
 
 /// The first load of a model.
@@ -114,6 +116,9 @@ impl Config {
         if currency.len() != 3 || !currency.iter().all(u8::is_ascii_uppercase) {
             problems.push("ledger.currency must be three capital letters, such as \"USD\"".to_owned());
         }
+        if self.ledger.unapplied_bytes_max < 1 << 20 {
+            problems.push("ledger.unapplied_bytes_max must be at least 1048576".to_owned());
+        }
         if self.host.epoch_tick_ms == 0 {
             problems.push("host.epoch_tick_ms must be at least 1".to_owned());
         }
@@ -162,7 +167,9 @@ mod tests {
         assert_eq!(config.registry, mayfly_registry::Config::default());
         assert_eq!(config.gateway, mayfly_gateway::GatewayConfig::default());
         assert_eq!(config.telemetry, mayfly_telemetry::Config::default());
-        assert_eq!(config.ledger.fsync, mayfly_store::Fsync::default());
+        let store =
+            mayfly_store::Config { fsync: config.ledger.fsync, unapplied_bytes_max: config.ledger.unapplied_bytes_max };
+        assert_eq!(store, mayfly_store::Config::default());
         assert!(config.validate().is_ok());
     }
 

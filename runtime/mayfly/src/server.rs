@@ -50,7 +50,8 @@ impl Server {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let child = std::env::current_exe().context("finding this binary, which is also its own limited child")?;
         let folder = config.data_dir()?;
-        let settings = mayfly_store::Config { fsync: config.ledger.fsync };
+        let settings =
+            mayfly_store::Config { fsync: config.ledger.fsync, unapplied_bytes_max: config.ledger.unapplied_bytes_max };
         let store = tokio::task::spawn_blocking(move || Store::open_with(&folder, &settings))
             .await?
             .context("opening the data folder")?;

@@ -1,11 +1,9 @@
 //! One transaction for many writes: each stands or falls alone.
 
-use mayfly_ledger::{Append, Position};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::guarded;
-use super::queue::Job;
 use crate::DbError;
 use crate::journal::Ledger;
 
@@ -17,10 +15,6 @@ pub(super) trait Write: Send {
     fn fail(&mut self, error: &DbError);
     /// Whether it changes what `Ledger` remembers.
     fn touches_ledger(&self) -> bool;
-    /// After a failure: the smaller writes it is made of, to be tried again one by one.
-    fn parts(&mut self) -> Vec<Box<dyn Write>> {
-        Vec::new()
-    }
     /// Tells the caller. The transaction has ended.
     fn reply(self: Box<Self>);
 }
@@ -69,83 +63,9 @@ where
     }
 }
 
-/// Rows of the ledger and who waits for them.
-#[derive(Debug)]
-pub(super) struct Appending {
-    pub(super) append: Append,
-    pub(super) reply: oneshot::Sender<Result<Position, DbError>>,
-    /// Tells the caller to commit, with all that waits behind it.
-    pub(super) lead: Option<oneshot::Sender<()>>,
-}
-
-/// Appends that share statements and sums.
-#[derive(Debug, Default)]
-struct Appends {
-    appends: Vec<Append>,
-    replies: Vec<oneshot::Sender<Result<Position, DbError>>>,
-    result: Option<Result<Vec<Position>, DbError>>,
-}
-
-impl Write for Appends {
-    fn run(&mut self, connection: &Connection, ledger: &mut Ledger) -> Result<(), DbError> {
-        let result = guarded(|| ledger.append_all(connection, &self.appends));
-        let outcome = result.as_ref().map(|_positions| ()).map_err(Clone::clone);
-        self.result = Some(result);
-        outcome
-    }
-
-    fn fail(&mut self, error: &DbError) {
-        if !matches!(self.result, Some(Err(_))) {
-            self.result = Some(Err(error.clone()));
-        }
-    }
-
-    fn touches_ledger(&self) -> bool {
-        true
-    }
-
-    fn parts(&mut self) -> Vec<Box<dyn Write>> {
-        if self.appends.len() < 2 {
-            return Vec::new();
-        }
-        let (appends, replies) = (std::mem::take(&mut self.appends), std::mem::take(&mut self.replies));
-        let one = |(append, reply)| Self { appends: vec![append], replies: vec![reply], result: None };
-        appends.into_iter().zip(replies).map(|pair| Box::new(one(pair)) as Box<dyn Write>).collect()
-    }
-
-    fn reply(self: Box<Self>) {
-        match self.result.unwrap_or(Err(DbError::Closed)) {
-            Ok(positions) => {
-                for (reply, position) in self.replies.into_iter().zip(positions) {
-                    let _ = reply.send(Ok(position));
-                }
-            }
-            Err(error) => {
-                for reply in self.replies {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-}
-
-/// Commits `jobs` together and tells their callers. Appends come first, as one write. Usually one round; a disk that
-/// fills up ends the transaction under our hands, then what was in it fails and the rest gets a transaction of its own.
-pub(super) fn commit_together(connection: &Connection, ledger: &mut Ledger, jobs: Vec<Job>) {
-    let mut batch: Vec<Box<dyn Write>> = Vec::new();
-    let mut appends = Appends::default();
-    for job in jobs {
-        match job {
-            Job::Work(work) => batch.push(work),
-            Job::Append(appending) => {
-                appends.appends.push(appending.append);
-                appends.replies.push(appending.reply);
-            }
-        }
-    }
-    if !appends.appends.is_empty() {
-        batch.insert(0, Box::new(appends));
-    }
+/// Commits `batch` together and tells the callers. Usually one round; a disk that fills up ends the transaction under our
+/// hands, then what was in it fails and the rest gets a transaction of its own.
+pub(super) fn commit_together(connection: &Connection, ledger: &mut Ledger, mut batch: Vec<Box<dyn Write>>) {
     while !batch.is_empty() {
         let lost = try_commit(connection, ledger, &mut batch).err();
         let mut rest = Vec::new();
@@ -157,15 +77,6 @@ pub(super) fn commit_together(connection: &Connection, ledger: &mut Ledger, jobs
                 ledger.forget();
             }
             rest = batch.split_off(done);
-            if done == 1 {
-                // Nothing else was undone: what it is made of is tried again one by one.
-                let mut parts = batch[0].parts();
-                if !parts.is_empty() {
-                    parts.append(&mut rest);
-                    batch = parts;
-                    continue;
-                }
-            }
             for write in &mut batch {
                 write.fail(&error);
             }

@@ -1,49 +1,38 @@
-//! Who commits: a caller for itself and those beside it, else the writer thread.
+//! The writer thread: control-plane writes, and rows from the redo log into the tables.
 //!
-//! Handing rows to a thread and back costs more than the commit, and a commit of its own for each call costs more than
-//! all its rows. So the first caller with nobody before it leads: it lets everything else that is ready to run come
-//! first, which under load brings the rows of the other calls together, and commits them all; when nothing else is
-//! ready that wait is one look at the sockets. Who came while it committed is led by the first of them. The thread
-//! takes what is no append, and all of it where commits wait for the disk. Nobody ever waits for another's commit on
-//! its own thread.
+//! Rows are applied when there are enough of them or the oldest has waited long enough, when a reader asks for it, and before a
+//! write of our own to the ledger: that one holds up appends, so that it gets the number behind all of them and no append
+//! that number.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mayfly_ledger::{Append, Position};
 use rusqlite::Connection;
-use tokio::sync::oneshot;
 
 use super::checkpoint::Log;
-use super::commit::{Appending, commit_together};
+use super::commit::{Write, commit_together};
+use super::intake::{DUE_AFTER, Entry, Intake};
 use super::queue::{Job, Queue};
-use crate::DbError;
 use crate::journal::Ledger;
+use crate::{DbError, Node, redo};
 
 /// Writes that share one commit.
 const WRITES_PER_COMMIT_MAX: usize = 512;
-/// How often a leader lets other tasks come first. Each time costs a look at the sockets where nothing is ready.
-const LEADER_YIELDS: usize = 6;
-/// Appends that a caller's thread commits at once.
-const APPENDS_PER_LEADER_MAX: usize = 64;
-/// A commit that takes longer on a caller's thread sends the next ones to the writer thread...
-const LED_COMMIT_MAX: Duration = Duration::from_millis(5);
-/// ... for this long.
-const SLOW_FOR: Duration = Duration::from_millis(100);
+/// Rows that one transaction applies: about a millisecond's work, so that nothing waits long for the writer or its core.
+const ROWS_PER_APPLY: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Writers {
-    pub(super) queue: Queue,
+    pub(super) queue: Arc<Queue>,
+    pub(super) intake: Intake,
     /// None once the store is closed.
     writer: Mutex<Option<Writer>>,
     log: Arc<Log>,
-    /// Callers may commit.
-    callers: bool,
-    /// Milliseconds since `began` until which commits count as slow.
-    slow_until: AtomicU64,
-    began: Instant,
+    node: Node,
+    /// Rows could not be applied, and it was said.
+    failing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -53,41 +42,50 @@ struct Writer {
 }
 
 impl Writers {
-    /// Starts the writer thread and the one for checkpoints. `guard` is kept until the writer has ended.
+    /// Starts the writer thread, the one for appends and the one for checkpoints. `guard` is kept until the writer has
+    /// ended.
     pub(super) fn start(
         mut connection: Connection,
         checkpoints: Connection,
-        ledger: Ledger,
-        callers: bool,
+        node: Node,
+        queue: Arc<Queue>,
+        intake: Intake,
         guard: impl Send + 'static,
     ) -> Result<Arc<Self>, DbError> {
         let log = Arc::new(Log::default());
         log.watch(&mut connection)?;
         let writers = Arc::new(Self {
-            queue: Queue::default(),
-            writer: Mutex::new(Some(Writer { connection, ledger })),
+            queue,
+            intake,
+            writer: Mutex::new(Some(Writer { connection, ledger: Ledger::new(node) })),
             log,
-            callers,
-            slow_until: AtomicU64::new(0),
-            began: Instant::now(),
+            node,
+            failing: AtomicBool::new(false),
         });
         let this = Arc::clone(&writers);
         let copier = spawn("mayfly-store-checkpoint", move || {
             this.log.checkpoint_until_stopped(&checkpoints, || this.hold());
         })?;
         let this = Arc::clone(&writers);
+        let appender = spawn("mayfly-store-append", move || this.intake.write_until_closed());
+        let appender = appender.inspect_err(|_error| writers.log.stop())?;
+        let this = Arc::clone(&writers);
         let writer = spawn("mayfly-store-writer", move || {
             this.write_until_closed();
-            this.log.stop();
-            // It only ends early by a panic, which has been reported.
-            let _ = copier.join();
-            this.finish();
+            this.intake.close_queue();
+            // They only end early by a panic, which has been reported.
+            let _ = appender.join();
+            this.finish(|| {
+                this.log.stop();
+                let _ = copier.join();
+            });
             // The lock goes first, so that whoever waits for the close can open the folder again.
             drop(guard);
             this.queue.ended();
         });
         if writer.is_err() {
             writers.log.stop();
+            writers.intake.close_queue();
         }
         writer?;
         Ok(writers)
@@ -102,112 +100,128 @@ impl Writers {
         self.writer()
     }
 
-    /// Hands a job over to the writer thread.
-    pub(super) fn send(&self, job: Job) -> Result<(), DbError> {
-        self.queue.push(job, false).map(drop)
-    }
-
-    /// Appends rows; they are committed when this returns.
-    pub(super) async fn append(&self, append: Append) -> Result<Position, DbError> {
-        let (reply, mut answer) = oneshot::channel();
-        let (lead, called) = oneshot::channel();
-        let job = Job::Append(Appending { append, reply, lead: Some(lead) });
-        let leads = self.queue.push(job, self.callers_may_lead())?;
-        let mut turn = Turn { writers: self, called, leads };
-        if !turn.leads {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return answer.unwrap_or(Err(DbError::Closed)),
-                () = turn.called() => {}
-            }
-        }
-        // What is ready comes first, and with it the rows that are about to come.
-        for _ in 0..LEADER_YIELDS {
-            tokio::task::yield_now().await;
-        }
-        self.lead();
-        drop(turn);
-        answer.await.unwrap_or(Err(DbError::Closed))
-    }
-
-    fn callers_may_lead(&self) -> bool {
-        self.callers && self.slow_until.load(Ordering::Relaxed) <= millis(self.began.elapsed())
-    }
-
-    /// Commits on this thread what waits, if the writer is free.
-    fn lead(&self) {
-        let mut writer = match self.writer.try_lock() {
-            Ok(writer) => writer,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
-        let Some(Writer { connection, ledger }) = writer.as_mut() else { return };
-        let jobs = self.queue.take_appends(APPENDS_PER_LEADER_MAX);
-        let count = jobs.len();
-        if count == 0 {
-            return;
-        }
-        let began = Instant::now();
-        commit_together(connection, ledger, jobs);
-        self.queue.done(count);
-        if began.elapsed() > LED_COMMIT_MAX {
-            self.slow_until.store(millis(self.began.elapsed() + SLOW_FOR), Ordering::Relaxed);
-        }
-    }
-
     /// The writer thread.
     fn write_until_closed(&self) {
-        while self.queue.wait() {
+        while let Some(jobs) = self.queue.take(WRITES_PER_COMMIT_MAX, self.intake.due_in()) {
             let mut writer = self.writer();
-            let Some(Writer { connection, ledger }) = writer.as_mut() else { return };
-            let jobs = self.queue.take(WRITES_PER_COMMIT_MAX);
-            let count = jobs.len();
-            commit_together(connection, ledger, jobs);
-            self.queue.done(count);
+            let Some(writer) = writer.as_mut() else { return };
+            let (mut batch, mut asked) = (Vec::new(), Vec::new());
+            for job in jobs {
+                match job {
+                    Job::Work(work) => batch.push(work),
+                    Job::Apply(reply) => asked.push(reply),
+                }
+            }
+            if batch.iter().any(|write| write.touches_ledger()) {
+                self.write_ledger(writer, batch);
+            } else if !batch.is_empty() {
+                commit_together(&writer.connection, &mut writer.ledger, batch);
+            }
+            if !asked.is_empty() {
+                let done = self.apply(writer, u64::MAX);
+                for reply in asked {
+                    let _ = reply.send(done.clone());
+                }
+            } else if self.intake.due_in() == Some(Duration::ZERO) {
+                // One transaction, then whoever came meanwhile.
+                let _ = self.apply_some(writer);
+            }
         }
     }
 
-    /// Folds the log into the file and closes it.
-    fn finish(&self) {
-        let Some(Writer { connection, .. }) = self.writer().take() else { return };
-        if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(())) {
+    /// Writes that add rows of their own to the ledger: nothing is appended meanwhile.
+    fn write_ledger(&self, writer: &mut Writer, batch: Vec<Box<dyn Write>>) {
+        // Most of it before appends have to wait.
+        let _ = self.apply(writer, self.intake.logged());
+        let mut front = self.intake.front();
+        let ready = self.apply(writer, u64::MAX);
+        if let Err(error) = ready {
+            return refuse(batch, &error);
+        }
+        commit_together(&writer.connection, &mut writer.ledger, batch);
+        if let Some(open) = front.as_mut()
+            && let Err(error) = open.read_again()
+        {
+            // What comes after could get a number that is taken: better none.
+            tracing::error!(%error, "the ledger could not be read after it was written; it takes nothing more");
+            *front = None;
+        }
+    }
+
+    /// Brings appends up to `number` into the tables.
+    fn apply(&self, writer: &mut Writer, number: u64) -> Result<(), DbError> {
+        let number = number.min(self.intake.logged());
+        while !self.intake.has_applied(number) {
+            self.apply_some(writer)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the oldest appends into the tables, in one transaction.
+    fn apply_some(&self, Writer { connection, ledger }: &mut Writer) -> Result<(), DbError> {
+        let entries = self.intake.oldest(ROWS_PER_APPLY);
+        let done = super::guarded(|| commit(connection, ledger, self.node, &entries));
+        match &done {
+            Ok(()) => {
+                self.intake.applied(&entries);
+                if self.failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("rows of the ledger get from the redo log into the database again");
+                }
+            }
+            Err(error) => {
+                if !connection.is_autocommit() {
+                    let _ = connection.execute_batch("ROLLBACK");
+                }
+                ledger.forget();
+                self.intake.not_applied(error);
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        ?error,
+                        "rows of the ledger cannot get from the redo log into the database; tried again every {} ms",
+                        DUE_AFTER.as_millis()
+                    );
+                }
+            }
+        }
+        done
+    }
+
+    /// Applies the rest, folds the write-ahead log into the file and closes it.
+    fn finish(&self, stop_checkpoints: impl FnOnce()) {
+        let Some(mut writer) = self.writer().take() else { return stop_checkpoints() };
+        let front = self.intake.close();
+        let applied = self.apply(&mut writer, u64::MAX);
+        stop_checkpoints();
+        if let Err(error) = writer.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(())) {
             tracing::warn!(%error, "the write-ahead log was not folded into the database; the next start does it");
         }
+        if let (Some(front), Ok(())) = (front, applied) {
+            front.remove();
+        }
     }
 }
 
-/// A caller that leads, or may be called to. When it goes, whoever is next is seen to.
-struct Turn<'a> {
-    writers: &'a Writers,
-    called: oneshot::Receiver<()>,
-    leads: bool,
-}
-
-impl Turn<'_> {
-    /// Returns when it is this caller's turn to lead; never if that turn does not come.
-    async fn called(&mut self) {
-        if (&mut self.called).await.is_err() {
-            return std::future::pending().await;
-        }
-        self.leads = true;
+fn commit(connection: &Connection, ledger: &mut Ledger, node: Node, entries: &[Arc<Entry>]) -> Result<(), DbError> {
+    let Some(newest) = entries.last() else { return Ok(()) };
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let last = ledger.append_all(connection, entries.iter().map(|entry| &entry.append))?;
+    if last.0 != newest.position {
+        let detail = format!("row {} was acknowledged as row {}", last.0, newest.position);
+        return Err(DbError::Failed { detail });
     }
+    redo::note_applied(connection, node, newest.number)?;
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
 }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        // Nobody calls it from now on; it may have been called and not have heard of it.
-        self.called.close();
-        if self.leads || self.called.try_recv().is_ok() {
-            self.writers.queue.led(self.writers.callers_may_lead());
-        }
+fn refuse(batch: Vec<Box<dyn Write>>, error: &DbError) {
+    for mut write in batch {
+        write.fail(error);
+        write.reply();
     }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, DbError> {
     let failed = |error| DbError::Failed { detail: format!("the thread {name} could not be started: {error}") };
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(failed)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

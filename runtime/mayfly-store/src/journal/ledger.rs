@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use super::chain::{self, Hash, Link};
 use super::intern::Interned;
 use super::lines::{self, Line};
+use super::order::check_line;
 use super::rollup::Rollups;
 use super::{answers, words};
 use crate::{DbError, Node};
@@ -79,15 +80,19 @@ impl Ledger {
         self.state = None;
     }
 
-    /// Appends all of `appends`; the positions of their last rows. If one cannot be written, none is to stand.
-    pub(crate) fn append_all(&mut self, connection: &Connection, appends: &[Append]) -> Result<Vec<Position>, DbError> {
+    /// Appends all of `appends`; the position of the last row. If one cannot be written, none is to stand.
+    pub(crate) fn append_all<'a>(
+        &mut self,
+        connection: &Connection,
+        appends: impl Iterator<Item = &'a Append>,
+    ) -> Result<Position, DbError> {
         let mut writing = self.begin(connection)?;
-        let mut positions = Vec::with_capacity(appends.len());
         for append in appends {
-            positions.push(writing.append(append)?);
+            writing.append(append)?;
         }
+        let last = Position(writing.state.last);
         writing.finish()?;
-        Ok(positions)
+        Ok(last)
     }
 
     /// Begins work within a transaction.
@@ -126,8 +131,8 @@ impl State {
 }
 
 impl Writing<'_> {
-    /// Appends rows and the answer that goes with them; the position of the last.
-    fn append(&mut self, append: &Append) -> Result<Position, DbError> {
+    /// Appends rows and the answer that goes with them.
+    fn append(&mut self, append: &Append) -> Result<(), DbError> {
         let mut ended = None;
         for row in &append.rows {
             self.row(row)?;
@@ -141,7 +146,7 @@ impl Writing<'_> {
             }
             answers::keep(self.connection, answer)?;
         }
-        Ok(Position(self.state.last))
+        Ok(())
     }
 
     /// Appends one row.
@@ -228,15 +233,8 @@ impl Writing<'_> {
     }
 
     fn line(&mut self, kind: Kind, line: &RowLine) -> Result<Line, DbError> {
-        let least = if kind == Kind::Correct { i64::MIN + 1 } else { 0 };
-        let priced = match (line.price, line.amount) {
-            (Some(price), Some(amount)) if price > 0 && amount >= least => Some((price, amount)),
-            (None, None) => None,
-            _ => return Err(failed(format!("a line with price {:?} and amount {:?}", line.price, line.amount))),
-        };
-        if line.quantity < least {
-            return Err(failed(format!("a line of {} {}", line.quantity, line.meter)));
-        }
+        check_line(kind, line)?;
+        let priced = line.price.zip(line.amount);
         let model = self.state.interned.model(self.connection, line.model)?;
         Ok(Line { meter: words::meter(line.meter), model, quantity: line.quantity, priced })
     }

@@ -1,8 +1,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod crash;
-mod model;
+pub(crate) mod model;
 mod money;
+mod redo;
 mod tamper;
 
 use std::sync::Arc;
@@ -289,9 +290,11 @@ async fn many_calls_at_once_are_numbered_without_a_gap_and_a_bad_one_takes_nothi
     assert_clean(&journal).await;
 }
 
-#[tokio::test]
-async fn a_full_queue_refuses() {
-    let (_folder, store) = open();
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_cannot_be_applied_are_bounded_and_none_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = crate::Config { unapplied_bytes_max: 20_000, ..crate::Config::default() };
+    let store = Store::open_with(folder.path(), &config).unwrap();
     let journal = store.journal();
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let (begin, begun) = tokio::sync::oneshot::channel();
@@ -302,25 +305,26 @@ async fn a_full_queue_refuses() {
     };
     let holds = tokio::spawn(async move { db.write(hold).await });
     begun.await.unwrap();
-    // The writer is busy: what comes now waits.
-    let mut waiting = Vec::new();
+    // The writer is busy, so nothing is applied: what comes now stays in the log until that is full.
+    let mut written = Vec::new();
     let full = loop {
-        let mut next =
-            Box::pin(journal.append(Append { rows: vec![ended(&call(1, AT), Outcome::Completed, &[])], answer: None }));
-        if let std::task::Poll::Ready(done) = futures::poll!(&mut next) {
-            match done {
-                Ok(_) => tokio::task::yield_now().await,
-                Err(error) => break error,
+        let call = call(1, AT);
+        match append(&journal, [ended(&call, Outcome::Completed, &[])]).await {
+            Ok(position) => {
+                written.push(call);
+                assert_eq!(position.0, i64::try_from(written.len()).unwrap());
             }
-        } else {
-            waiting.push(next);
+            Err(error) => break error,
         }
     };
-    assert!(matches!(full, JournalError::Full { waiting: 8192 }), "{full:?}");
+    assert!(matches!(full, JournalError::Full { waiting } if waiting == written.len()), "{full:?}");
+    assert!((50..200).contains(&written.len()), "{} rows in 20 kB", written.len());
     go.send(()).unwrap();
     assert!(holds.await.unwrap().unwrap());
-    for append in waiting {
-        append.await.unwrap();
+    let after = append(&journal, [ended(&call(1, AT), Outcome::Completed, &[])]).await.unwrap();
+    assert_eq!(after.0, i64::try_from(written.len() + 1).unwrap(), "the refused one took no number");
+    for call in written {
+        assert!(journal.call(None, call.id).await.unwrap().unwrap().ended);
     }
     assert_clean(&journal).await;
 }

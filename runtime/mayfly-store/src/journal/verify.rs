@@ -60,6 +60,9 @@ pub(super) fn verify(db: &Db, connection: &Connection) -> Result<Verification, D
     if walked.calls != calls.fingerprint {
         problems.add(|| "the index of calls and the rows are not of the same rows".to_owned());
     }
+    for name in db.damaged_logs()? {
+        problems.add(|| format!("redo/{name} is a part of the redo log that could not be read to its end"));
+    }
     compare_live(connection, calls.open, &mut problems)?;
     compare_rollups(connection, walked.sums, &seed, &mut problems)?;
     Ok(Verification {

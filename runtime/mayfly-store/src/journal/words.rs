@@ -16,7 +16,7 @@ pub(super) const RAN: i64 = 100;
 /// How cold a call can be.
 const COLD: [&str; 4] = ["none", "instance", "code", "model"];
 
-pub(super) const fn kind(kind: Kind) -> i64 {
+pub(crate) const fn kind(kind: Kind) -> i64 {
     match kind {
         Kind::Open => 0,
         Kind::Progress => 1,
@@ -26,7 +26,7 @@ pub(super) const fn kind(kind: Kind) -> i64 {
     }
 }
 
-pub(super) const fn outcome(outcome: Outcome) -> i64 {
+pub(crate) const fn outcome(outcome: Outcome) -> i64 {
     match outcome {
         Outcome::Completed => 0,
         Outcome::ClientLeft => 1,
@@ -39,7 +39,7 @@ pub(super) const fn outcome(outcome: Outcome) -> i64 {
     }
 }
 
-pub(super) const fn channel(channel: Channel) -> i64 {
+pub(crate) const fn channel(channel: Channel) -> i64 {
     match channel {
         Channel::Api => 0,
         Channel::Playground => 1,
@@ -49,14 +49,14 @@ pub(super) const fn channel(channel: Channel) -> i64 {
     }
 }
 
-pub(super) const fn counted_by(by: CountedBy) -> i64 {
+pub(crate) const fn counted_by(by: CountedBy) -> i64 {
     match by {
         CountedBy::Host => 0,
         CountedBy::Upstream => 1,
     }
 }
 
-pub(super) const fn meter(meter: Meter) -> i64 {
+pub(crate) const fn meter(meter: Meter) -> i64 {
     match meter {
         Meter::InputTokens => 1,
         Meter::CachedInputTokens => 2,
@@ -68,7 +68,7 @@ pub(super) const fn meter(meter: Meter) -> i64 {
     }
 }
 
-pub(super) fn cold(text: &str) -> Result<i64, DbError> {
+pub(crate) fn cold(text: &str) -> Result<i64, DbError> {
     let place = COLD.iter().position(|word| *word == text);
     let unknown = || DbError::Failed { detail: format!("`{text}` does not say how cold a call was") };
     place.and_then(|place| i64::try_from(place).ok()).ok_or_else(unknown)
@@ -84,27 +84,27 @@ pub(super) fn level(level: LevelId) -> (i64, [u8; 16]) {
     }
 }
 
-pub(super) fn kind_of(number: i64) -> Result<Kind, DbError> {
+pub(crate) fn kind_of(number: i64) -> Result<Kind, DbError> {
     word(Kind::ALL, kind, number, "kind")
 }
 
-pub(super) fn outcome_of(number: i64) -> Result<Outcome, DbError> {
+pub(crate) fn outcome_of(number: i64) -> Result<Outcome, DbError> {
     word(&Outcome::ALL, outcome, number, "outcome")
 }
 
-pub(super) fn channel_of(number: i64) -> Result<Channel, DbError> {
+pub(crate) fn channel_of(number: i64) -> Result<Channel, DbError> {
     word(Channel::ALL, channel, number, "channel")
 }
 
-pub(super) fn counted_by_of(number: i64) -> Result<CountedBy, DbError> {
+pub(crate) fn counted_by_of(number: i64) -> Result<CountedBy, DbError> {
     word(CountedBy::ALL, counted_by, number, "counter")
 }
 
-pub(super) fn meter_of(number: i64) -> Result<Meter, DbError> {
+pub(crate) fn meter_of(number: i64) -> Result<Meter, DbError> {
     word(&Meter::ALL, meter, number, "meter")
 }
 
-pub(super) fn cold_of(number: i64) -> Result<Arc<str>, DbError> {
+pub(crate) fn cold_of(number: i64) -> Result<Arc<str>, DbError> {
     let word = usize::try_from(number).ok().and_then(|place| COLD.get(place));
     word.map(|word| Arc::from(*word)).ok_or_else(|| unknown("temperature", number))
 }

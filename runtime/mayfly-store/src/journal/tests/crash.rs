@@ -1,7 +1,5 @@
 //! Restarts, kills and torn files.
 
-use std::path::Path;
-
 use super::*;
 
 #[tokio::test]
@@ -41,66 +39,6 @@ async fn what_a_killed_boot_left_open_is_settled_once() {
     );
     let found = journal.verify().await.unwrap();
     assert_eq!((found.boots, found.calls, found.open, found.problems), (2, 3, 1, vec![]));
-}
-
-/// The database as a kill would leave it: the files as they are while the store is open.
-fn copy(from: &Path, to: &Path, log_bytes: Option<u64>) {
-    std::fs::create_dir_all(to.join("node")).unwrap();
-    for file in ["mayfly.db", "mayfly.db-wal"] {
-        std::fs::copy(from.join(file), to.join(file)).unwrap();
-    }
-    let _ = std::fs::copy(from.join("node/id"), to.join("node/id"));
-    if let Some(bytes) = log_bytes {
-        std::fs::OpenOptions::new().write(true).open(to.join("mayfly.db-wal")).unwrap().set_len(bytes).unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_torn_log_loses_its_tail_and_nothing_else() {
-    let (folder, store) = open();
-    // The format itself is in the file, not in the log.
-    store.close().await;
-    let store = Store::open(folder.path()).unwrap();
-    let journal = store.journal();
-    let mut calls = Vec::new();
-    for n in 0..40 {
-        let call = call(1, AT + n);
-        if n % 3 == 0 {
-            let progress = row(Kind::Progress, &call, AT + n, unpriced(&[(Meter::Rows, 1, n)]));
-            append(&journal, [row(Kind::Open, &call, AT + n, vec![]), progress]).await.unwrap();
-        } else {
-            append(&journal, [ended(&call, Outcome::Completed, &[(Meter::Rows, 1, n)])]).await.unwrap();
-        }
-        calls.push(call);
-    }
-    let log = std::fs::metadata(folder.path().join("mayfly.db-wal")).unwrap().len();
-    let mut random = model::Random(7);
-    let mut lengths: Vec<u64> = (0..24).map(|_| random.below(log)).collect();
-    lengths.extend([0, 31, 32, 33, log - 1, log]);
-    for length in lengths {
-        let torn = tempfile::tempdir().unwrap();
-        copy(folder.path(), torn.path(), Some(length));
-        let store = Store::open(torn.path()).unwrap();
-        let journal = store.journal();
-        journal.recover(AT + HOUR).await.unwrap();
-        let found = journal.verify().await.unwrap();
-        assert_eq!(found.problems, [] as [String; 0], "the log cut at {length} of {log}");
-        assert_eq!(found.open, 0);
-        // What is left is a beginning: no call is missing before one that is there.
-        let mut there = 0;
-        for call in &calls {
-            there += u64::from(journal.call(None, call.id).await.unwrap().is_some());
-        }
-        assert_eq!(found.calls, there);
-        for call in &calls[..usize::try_from(there).unwrap()] {
-            assert!(journal.call(None, call.id).await.unwrap().is_some());
-        }
-        if length == log {
-            assert_eq!(there, 40, "what had returned is there");
-        }
-        append(&journal, [ended(&super::call(1, AT), Outcome::Completed, &[])]).await.unwrap();
-        store.close().await;
-    }
 }
 
 #[tokio::test]

@@ -8,11 +8,11 @@ use mayfly_types::Money;
 use super::*;
 
 /// A small generator of numbers: the same seed gives the same test.
-pub(super) struct Random(pub(super) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// Below `end`.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -30,7 +30,7 @@ impl Random {
 
 /// All rows in a list; every question walks it.
 #[derive(Default)]
-struct Naive(Vec<Row>);
+pub(crate) struct Naive(pub(crate) Vec<Row>);
 
 impl Naive {
     fn of(&self, id: RequestId) -> impl Iterator<Item = &Row> {
@@ -39,6 +39,20 @@ impl Naive {
 
     fn is_ended(&self, id: RequestId) -> bool {
         self.of(id).any(|row| matches!(row.kind, Kind::Settle | Kind::Void))
+    }
+
+    /// Takes all rows, or none.
+    pub(crate) fn take(&mut self, rows: &[Row]) -> bool {
+        let before = self.0.len();
+        let fits = rows.iter().all(|row| {
+            let fits = self.takes(row);
+            self.0.push(row.clone());
+            fits
+        });
+        if !fits {
+            self.0.truncate(before);
+        }
+        fits
     }
 
     fn takes(&self, row: &Row) -> bool {
@@ -53,7 +67,7 @@ impl Naive {
     }
 
     /// The sums of a query by tenant and end user, without models.
-    fn usage(&self, query: &UsageQuery) -> Vec<UsageRow> {
+    pub(crate) fn usage(&self, query: &UsageQuery) -> Vec<UsageRow> {
         type Key = (Vec<String>, Option<Meter>);
         let mut sums: BTreeMap<Key, (i64, Option<i128>)> = BTreeMap::new();
         for row in self.0.iter().filter(|row| !matches!(row.kind, Kind::Open | Kind::Progress)) {
@@ -92,6 +106,29 @@ impl Naive {
         };
         sums.into_iter().map(row).collect()
     }
+
+    /// Each call is as its rows say.
+    pub(crate) async fn check_calls(&self, journal: &Arc<dyn Journal>, calls: &[Arc<Call>]) {
+        for call in calls {
+            let record = journal.call(Some(call.tenant), call.id).await.unwrap();
+            let rows: Vec<&Row> = self.of(call.id).collect();
+            let Some(last) = rows.iter().rev().find(|row| row.kind != Kind::Correct) else {
+                assert_eq!(record, None);
+                continue;
+            };
+            let record = record.unwrap();
+            assert_eq!(record.ended, self.is_ended(call.id));
+            let total = |lines: &mut dyn Iterator<Item = &RowLine>| -> (i64, i64) {
+                lines.fold((0, 0), |sum, line| (sum.0 + line.quantity, sum.1 + line.amount.unwrap_or(0)))
+            };
+            let corrections = rows.iter().filter(|row| row.kind == Kind::Correct);
+            let mut all = last.lines.iter().chain(corrections.flat_map(|row| &row.lines));
+            assert_eq!(total(&mut record.latest.lines.iter()), total(&mut all));
+            let (mut found, mut wanted) = (record.latest, (*last).clone());
+            (found.lines, wanted.lines) = (vec![], vec![]);
+            assert_eq!(found, wanted);
+        }
+    }
 }
 
 fn random_call(random: &mut Random) -> Arc<Call> {
@@ -114,8 +151,23 @@ fn random_lines(random: &mut Random) -> Vec<RowLine> {
     lines
 }
 
+/// Rows of new calls and of `calls`, which may not fit.
+pub(crate) fn random_append(random: &mut Random, calls: &mut Vec<Arc<Call>>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for _ in 0..=random.below(3) {
+        if calls.is_empty() || random.below(3) == 0 {
+            calls.push(random_call(random));
+        }
+        let call = calls[usize::try_from(random.below(calls.len() as u64)).unwrap()].clone();
+        let kind = random.one(&[Kind::Open, Kind::Progress, Kind::Settle, Kind::Settle, Kind::Void, Kind::Correct]);
+        let lines = if matches!(kind, Kind::Open | Kind::Void) { vec![] } else { random_lines(random) };
+        rows.push(row(kind, &call, call.opened_at + random.number(HOUR as u64), lines));
+    }
+    rows
+}
+
 /// Prices 1 and 2: 3 and 900,000,000,000 pico-units.
-pub(super) async fn priced(store: &Store) {
+pub(crate) async fn priced(store: &Store) {
     let sql = "INSERT INTO price (id, pool, meter, pico, begins_at, created_at)
                VALUES (1, 'shared', 1, 3, 0, 0), (2, 'shared', 1, 900000000000, 0, 0)";
     store.db.write(move |connection| Ok(connection.execute(sql, [])?)).await.unwrap();
@@ -131,48 +183,12 @@ async fn random_calls_as_a_naive_journal_tells_them() {
         let mut naive = Naive::default();
         let mut calls: Vec<Arc<Call>> = Vec::new();
         for _ in 0..150 {
-            let mut rows = Vec::new();
-            for _ in 0..=random.below(3) {
-                if calls.is_empty() || random.below(3) == 0 {
-                    calls.push(random_call(&mut random));
-                }
-                let call = calls[usize::try_from(random.below(calls.len() as u64)).unwrap()].clone();
-                let kind =
-                    random.one(&[Kind::Open, Kind::Progress, Kind::Settle, Kind::Settle, Kind::Void, Kind::Correct]);
-                let lines = if matches!(kind, Kind::Open | Kind::Void) { vec![] } else { random_lines(&mut random) };
-                rows.push(row(kind, &call, call.opened_at + random.number(HOUR as u64), lines));
-            }
-            let before = naive.0.len();
-            let fits = rows.iter().all(|row| {
-                let fits = naive.takes(row);
-                naive.0.push(row.clone());
-                fits
-            });
-            if !fits {
-                naive.0.truncate(before);
-            }
+            let rows = random_append(&mut random, &mut calls);
+            let fits = naive.take(&rows);
             let expected = fits.then(|| Position(i64::try_from(naive.0.len()).unwrap()));
             assert_eq!(append(&journal, rows).await.ok(), expected, "seed {seed}");
         }
-        for call in &calls {
-            let record = journal.call(Some(call.tenant), call.id).await.unwrap();
-            let rows: Vec<&Row> = naive.of(call.id).collect();
-            let Some(last) = rows.iter().rev().find(|row| row.kind != Kind::Correct) else {
-                assert_eq!(record, None);
-                continue;
-            };
-            let record = record.unwrap();
-            assert_eq!(record.ended, naive.is_ended(call.id));
-            let total = |lines: &mut dyn Iterator<Item = &RowLine>| -> (i64, i64) {
-                lines.fold((0, 0), |sum, line| (sum.0 + line.quantity, sum.1 + line.amount.unwrap_or(0)))
-            };
-            let corrections = rows.iter().filter(|row| row.kind == Kind::Correct);
-            let mut all = last.lines.iter().chain(corrections.flat_map(|row| &row.lines));
-            assert_eq!(total(&mut record.latest.lines.iter()), total(&mut all));
-            let (mut found, mut wanted) = (record.latest, (*last).clone());
-            (found.lines, wanted.lines) = (vec![], vec![]);
-            assert_eq!(found, wanted);
-        }
+        naive.check_calls(&journal, &calls).await;
         for _ in 0..20 {
             let groups = random.one(&[
                 &[][..],
