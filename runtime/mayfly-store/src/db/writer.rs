@@ -160,6 +160,9 @@ impl Writers {
     /// Brings the oldest appends into the tables, in one transaction.
     fn apply_some(&self, Writer { connection, ledger }: &mut Writer) -> Result<(), DbError> {
         let entries = self.intake.oldest(ROWS_PER_APPLY);
+        if entries.is_empty() {
+            return Err(DbError::Failed { detail: "appends are acknowledged that nobody has".to_owned() });
+        }
         let done = super::guarded(|| commit(connection, ledger, self.node, &entries));
         match &done {
             Ok(()) => {

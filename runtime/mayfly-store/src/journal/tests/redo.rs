@@ -282,3 +282,43 @@ async fn rows_that_wait_for_the_disk_share_it_and_are_kept() {
     let found = Store::open(killed.path()).unwrap().journal().verify().await.unwrap();
     assert_eq!((found.rows, found.problems), (50, vec![]));
 }
+
+#[tokio::test]
+async fn ends_of_long_ago_are_looked_up() {
+    let (folder, store) = open();
+    let (done, opened, never) = (call(1, AT), call(1, AT), call(1, AT));
+    let end = |call: &Arc<Call>| [ended(call, Outcome::Completed, &[])];
+    let journal = store.journal();
+    append(&journal, end(&done)).await.unwrap();
+    append(&journal, [row(Kind::Open, &opened, AT, vec![])]).await.unwrap();
+    append(&journal, end(&call(1, AT))).await.unwrap();
+    store.close().await;
+    // Nothing is remembered of these now, and a later call is in the tables.
+    let store = Store::open(folder.path()).unwrap();
+    let journal = store.journal();
+    append(&journal, end(&done)).await.unwrap_err();
+    append(&journal, [row(Kind::Open, &done, AT, vec![])]).await.unwrap_err();
+    append(&journal, end(&never)).await.unwrap();
+    append(&journal, end(&opened)).await.unwrap();
+    append(&journal, end(&opened)).await.unwrap_err();
+    assert_clean(&journal).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_a_recovery_ended_are_ended() {
+    let (folder, store) = open();
+    let left = call(1, AT);
+    append(&store.journal(), [row(Kind::Open, &left, AT, vec![])]).await.unwrap();
+    store.close().await;
+    let store = Store::open(folder.path()).unwrap();
+    let journal = store.journal();
+    let hold = store.db.hold_writer();
+    append(&journal, [ended(&call(1, AT), Outcome::Completed, &[])]).await.unwrap();
+    drop(hold);
+    assert_eq!(journal.recover(AT).await.unwrap(), 1);
+    append(&journal, [ended(&left, Outcome::Completed, &[])]).await.unwrap_err();
+    append(&journal, [row(Kind::Progress, &left, AT, vec![])]).await.unwrap_err();
+    let next = append(&journal, [ended(&call(1, AT), Outcome::Completed, &[])]).await.unwrap();
+    assert_eq!(next, Position(4));
+    assert_clean(&journal).await;
+}
