@@ -199,8 +199,8 @@ impl Visit {
         });
         parts.uri = target.parse().map_err(|_| Failure::invalid("the path or the query is not valid in a URL"))?;
         parts.extensions = http::Extensions::new();
-        let names = (resolved.project.name.clone(), resolved.deployment.name.clone());
         if !self.gateway.0.called.contains_key(&resolved.deployment.id) {
+            let names = (resolved.project.name.clone(), resolved.deployment.name.clone());
             self.gateway.0.called.insert(resolved.deployment.id, names);
         }
         let context = Context {

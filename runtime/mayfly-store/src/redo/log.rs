@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ use crate::{DbError, Node, folder};
 
 /// Bytes of a segment.
 const SEGMENT_BYTES: u64 = 4 << 20;
+/// Bytes of one where the disk has no room for more.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// Files kept for later segments.
 const SPARE_MAX: usize = 2;
 /// Bytes of the buffer that are kept from one write to the next.
@@ -67,7 +69,7 @@ impl Log {
     /// # Errors
     /// The folder cannot be written, or has no room.
     pub(crate) fn begin(folder: &Path, node: Node, newest: u64, sync: bool) -> io::Result<Self> {
-        let slot = Slot::make(folder, 1, SEGMENT_BYTES, sync)?;
+        let slot = Slot::make(folder, 1, 0, sync)?;
         let current = Segment::begin(slot, node, 1, newest + 1, sync)?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -155,7 +157,7 @@ impl Log {
         let fits = self.spare.iter().position(|slot| slot.bytes >= bytes);
         let slot = match fits {
             Some(place) => self.spare.swap_remove(place),
-            None => Slot::make(&self.folder, number, bytes.max(SEGMENT_BYTES), self.sync)?,
+            None => Slot::make(&self.folder, number, bytes, self.sync)?,
         };
         let next = Segment::begin(slot, self.node, number, self.newest + 1, self.sync)?;
         self.segments = number;
@@ -181,12 +183,24 @@ impl Log {
 }
 
 impl Slot {
-    /// A new file of `bytes` bytes, which it has, not only says it has.
-    fn make(folder: &Path, number: u64, bytes: u64, sync: bool) -> io::Result<Self> {
+    /// A new file of a segment's size, or what is left of the disk if that is enough for `least` bytes. It has that room, and
+    /// not only says so.
+    fn make(folder: &Path, number: u64, least: u64, sync: bool) -> io::Result<Self> {
         let path = folder.join(format!("{number:016}.log"));
         // One that is there was begun and given up.
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        let made = reserve(&file, bytes).and_then(|()| if sync { folder::sync_folder(folder) } else { Ok(()) });
+        let mut bytes = SEGMENT_BYTES.max(least);
+        let mut made = reserve(&file, bytes);
+        let smaller = SEGMENT_BYTES_MIN.max(least);
+        if smaller < bytes
+            && made
+                .as_ref()
+                .is_err_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+        {
+            bytes = smaller;
+            made = file.set_len(0).and_then(|()| reserve(&file, bytes));
+        }
+        let made = made.and_then(|()| if sync { folder::sync_folder(folder) } else { Ok(()) });
         if let Err(error) = made {
             let _ = fs::remove_file(&path);
             return Err(error);
@@ -229,9 +243,9 @@ impl Segment {
         let mut done = 0;
         let written = loop {
             match self.slot.file.write_at(&frames[done..], self.end + done as u64) {
-                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) => break Err(ErrorKind::WriteZero.into()),
                 Ok(bytes) => done += bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),
             }
             if done == frames.len() {
@@ -239,7 +253,7 @@ impl Segment {
             }
         };
         #[cfg(test)]
-        let written = if std::mem::take(&mut self.fails) { Err(io::ErrorKind::Other.into()) } else { written };
+        let written = if std::mem::take(&mut self.fails) { Err(ErrorKind::Other.into()) } else { written };
         if written.is_err() && done > 0 {
             // Whole frames may stand there now, which nobody may take for acknowledged: the next segment begins with
             // their numbers, and until it does a blank says that here is the end.
