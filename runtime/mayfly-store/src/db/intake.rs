@@ -31,7 +31,14 @@ const SLOW: Duration = Duration::from_millis(5);
 /// ... for this long.
 const SLOW_FOR: Duration = Duration::from_millis(100);
 /// Rows that are not applied from which on they are due.
-const ROWS_DUE: usize = 128;
+const ROWS_DUE: usize = 48;
+/// Rows that one transaction applies: some 200 microseconds' work. On few cores whoever serves calls waits for it, and fewer
+/// rows would cost more each.
+const ROWS_PER_APPLY: usize = 64;
+/// Rows that are not applied from which on a transaction takes...
+const ROWS_BEHIND: usize = 1024;
+/// ... so many.
+const ROWS_PER_APPLY_BEHIND: usize = 512;
 /// Age of the oldest append that is not applied from which on it is due.
 pub(super) const DUE_AFTER: Duration = Duration::from_millis(100);
 /// How long appends wait for room in a full log.
@@ -138,10 +145,11 @@ impl Intake {
 
     /// Makes rows durable; the position of the last.
     pub(super) async fn append(&self, append: Append) -> Result<Position, DbError> {
-        let append = match self.append_now(append) {
-            Ok(result) => return result,
-            Err(append) => append,
-        };
+        let mut append = Some(append);
+        if let Some(result) = self.append_now(&mut append) {
+            return result;
+        }
+        let Some(append) = append else { return Err(DbError::Closed) };
         let (reply, answer) = oneshot::channel();
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,10 +165,10 @@ impl Intake {
         answer.await.unwrap_or(Err(DbError::Closed))
     }
 
-    /// The append on this thread, or back if it has to go to the other one.
-    fn append_now(&self, append: Append) -> Result<Result<Position, DbError>, Append> {
+    /// Takes and writes the append on this thread; none if it has to go to the other one.
+    fn append_now(&self, append: &mut Option<Append>) -> Option<Result<Position, DbError>> {
         if !self.callers || self.slow_until.load(Ordering::Relaxed) > millis(self.began.elapsed()) || self.is_full() {
-            return Err(append);
+            return None;
         }
         let mut tries = 0..TRIES;
         let mut front = loop {
@@ -168,16 +176,16 @@ impl Intake {
                 Ok(front) => break front,
                 Err(TryLockError::Poisoned(poisoned)) => break spoilt(poisoned),
                 Err(TryLockError::WouldBlock) if tries.next().is_some() => std::hint::spin_loop(),
-                Err(TryLockError::WouldBlock) => return Err(append),
+                Err(TryLockError::WouldBlock) => return None,
             }
         };
-        let Some(front) = front.as_mut() else { return Ok(Err(DbError::Closed)) };
+        let Some(front) = front.as_mut() else { return Some(Err(DbError::Closed)) };
         let began = Instant::now();
-        let result = self.write_all(front, vec![append]).pop().expect("one result for each");
+        let result = self.write_all(front, append.take().into_iter().collect()).pop();
         if began.elapsed() > SLOW {
             self.slow_until.store(millis(self.began.elapsed() + SLOW_FOR), Ordering::Relaxed);
         }
-        Ok(result)
+        result
     }
 
     /// Checks, writes and acknowledges appends, each for itself unless the disk fails.
@@ -328,10 +336,10 @@ impl Intake {
         Some(DUE_AFTER.saturating_sub(since.elapsed()))
     }
 
-    /// The oldest appends that are not applied, some `rows` rows of them.
-    pub(super) fn oldest(&self, rows: usize) -> Vec<Arc<Entry>> {
+    /// The oldest appends that are not applied, as many as one transaction takes.
+    pub(super) fn oldest(&self) -> Vec<Arc<Entry>> {
         let tail = self.tail();
-        let mut left = rows;
+        let mut left = if tail.rows >= ROWS_BEHIND { ROWS_PER_APPLY_BEHIND } else { ROWS_PER_APPLY };
         let some = tail.entries.iter().take_while(|entry| {
             let goes_in = left > 0;
             left = left.saturating_sub(entry.append.rows.len().max(1));

@@ -20,8 +20,6 @@ use crate::{DbError, Node, redo};
 
 /// Writes that share one commit.
 const WRITES_PER_COMMIT_MAX: usize = 512;
-/// Rows that one transaction applies: about a millisecond's work, so that nothing waits long for the writer or its core.
-const ROWS_PER_APPLY: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Writers {
@@ -159,7 +157,7 @@ impl Writers {
 
     /// Brings the oldest appends into the tables, in one transaction.
     fn apply_some(&self, Writer { connection, ledger }: &mut Writer) -> Result<(), DbError> {
-        let entries = self.intake.oldest(ROWS_PER_APPLY);
+        let entries = self.intake.oldest();
         if entries.is_empty() {
             return Err(DbError::Failed { detail: "appends are acknowledged that nobody has".to_owned() });
         }

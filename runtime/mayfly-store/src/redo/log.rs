@@ -177,8 +177,8 @@ impl Log {
     /// A file is left, which the next start finds applied.
     pub(crate) fn remove(self) -> io::Result<()> {
         let Self { current, full, spare, .. } = self;
-        let slots = full.into_iter().map(|(slot, _)| slot).chain(spare).chain([current.slot]);
-        slots.map(|slot| fs::remove_file(&slot.path)).collect()
+        let mut slots = full.into_iter().map(|(slot, _)| slot).chain(spare).chain([current.slot]);
+        slots.try_for_each(|slot| fs::remove_file(&slot.path))
     }
 }
 

@@ -96,7 +96,7 @@ async fn cut_at_any_end_of_an_append_the_rows_up_to_there_are_the_ledger() {
         assert_eq!(journal.usage(&UsageQuery::default()).await.unwrap(), left.usage(&UsageQuery::default()));
         left.check_calls(&journal, &calls).await;
         let next = append(&journal, [ended(&call(1, AT), Outcome::Completed, &[])]).await.unwrap();
-        assert_eq!(next.0 as usize, rows + 1);
+        assert_eq!(usize::try_from(next.0).unwrap(), rows + 1);
         store.close().await;
     }
 }
@@ -152,7 +152,8 @@ async fn a_kill_at_any_moment_loses_and_doubles_nothing() {
             let hold = (random.below(2) == 0).then(|| store.db.hold_writer());
             for _ in 0..random.below(80) {
                 let rows = random_append(&mut random, &mut calls);
-                let expected = naive.take(&rows).then(|| Position(naive.0.len() as i64));
+                let takes = naive.take(&rows);
+                let expected = takes.then_some(Position(i64::try_from(naive.0.len()).unwrap()));
                 assert_eq!(append(&journal, rows).await.ok(), expected, "seed {seed}, round {round}");
                 if random.below(20) == 0 {
                     tokio::time::sleep(std::time::Duration::from_millis(random.below(120))).await;
