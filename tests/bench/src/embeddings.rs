@@ -31,9 +31,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
 
     let first = connection.call("POST", "/d/default/embed/v1/embeddings", body.as_bytes())?;
     ensure!(first.status == 200, "the server answered {}: {}", first.status, String::from_utf8_lossy(&first.body));
-    let (ours_vector, peer_vector) = (vector(&first)?, peer.embed(SENTENCE)?);
-    let difference = ours_vector.iter().zip(&peer_vector).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    ensure!(ours_vector.len() == peer_vector.len() && difference < 1e-4, "the vectors differ by {difference}");
+    check(&first, &peer.embed(&[SENTENCE])?[0])?;
 
     // In turns, so that both see the same machine.
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
@@ -63,19 +61,25 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     }])
 }
 
-fn vector(answer: &wire::Answer) -> anyhow::Result<Vec<f32>> {
-    let body: serde_json::Value = serde_json::from_slice(&answer.body)?;
-    serde_json::from_value(body["data"][0]["embedding"].clone()).context("the embedding")
+/// That an answer of `/v1/embeddings` has the vector `expected`.
+pub(crate) fn check(answer: &wire::Answer, expected: &[f32]) -> anyhow::Result<()> {
+    let body = String::from_utf8_lossy(&answer.body);
+    ensure!(answer.status == 200, "the server answered {}: {body}", answer.status);
+    let body: serde_json::Value = serde_json::from_str(&body)?;
+    let vector: Vec<f32> = serde_json::from_value(body["data"][0]["embedding"].clone()).context("the embedding")?;
+    let difference = vector.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    ensure!(vector.len() == expected.len() && difference < 1e-4, "the vectors differ by {difference}");
+    Ok(())
 }
 
 /// The bare library.
-struct Peer {
+pub(crate) struct Peer {
     tokenizer: Tokenizer,
     session: Session,
 }
 
 impl Peer {
-    fn open(bench: &Bench, package: &Path, threads: usize) -> anyhow::Result<Self> {
+    pub(crate) fn open(bench: &Bench, package: &Path, threads: usize) -> anyhow::Result<Self> {
         let mut tokenizer = Tokenizer::from_file(package.join("tokenizer.json")).map_err(|e| anyhow::anyhow!("{e}"))?;
         tokenizer.with_padding(None).with_truncation(None).map_err(|e| anyhow::anyhow!("{e}"))?;
         let session = Session::builder(&bench.onnxruntime()?)?
@@ -89,31 +93,49 @@ impl Peer {
 
     fn timed(&mut self, text: &str) -> anyhow::Result<Duration> {
         let begin = Instant::now();
-        std::hint::black_box(self.embed(text)?);
+        std::hint::black_box(self.embed(&[text])?);
         Ok(begin.elapsed())
     }
 
-    fn embed(&mut self, text: &str) -> anyhow::Result<Vec<f32>> {
-        let encoding = self.tokenizer.encode(text, true).map_err(|e| anyhow::anyhow!("{e}"))?;
-        let ids: Vec<i64> = encoding.get_ids().iter().map(|&id| i64::from(id)).collect();
-        let shape = [1_usize, ids.len()];
+    /// Tokens of `text`, special ones included.
+    pub(crate) fn tokens(&self, text: &str) -> anyhow::Result<usize> {
+        Ok(self.tokenizer.encode(text, true).map_err(|e| anyhow::anyhow!("{e}"))?.len())
+    }
+
+    /// One vector for each of `texts`, in one run.
+    ///
+    /// # Errors
+    /// Also if they have different numbers of tokens: nothing is padded here.
+    pub(crate) fn embed(&mut self, texts: &[&str]) -> anyhow::Result<Vec<Vec<f32>>> {
+        let mut ids: Vec<i64> = Vec::new();
+        for (before, text) in texts.iter().enumerate() {
+            let encoding = self.tokenizer.encode(*text, true).map_err(|e| anyhow::anyhow!("{e}"))?;
+            ids.extend(encoding.get_ids().iter().map(|&id| i64::from(id)));
+            ensure!(ids.len() == encoding.len() * (before + 1), "the texts have different numbers of tokens");
+        }
+        let shape = [texts.len(), ids.len() / texts.len()];
         let (mask, types) = (vec![1_i64; ids.len()], vec![0_i64; ids.len()]);
         let outputs = self.session.run(ort::inputs![
             "input_ids" => TensorRef::from_array_view((shape, ids.as_slice()))?,
             "attention_mask" => TensorRef::from_array_view((shape, mask.as_slice()))?,
             "token_type_ids" => TensorRef::from_array_view((shape, types.as_slice()))?,
         ])?;
-        let (shape, hidden) = outputs["last_hidden_state"].try_extract_tensor::<f32>()?;
-        let width = usize::try_from(shape[2])?;
-        let mut sum = vec![0.0_f32; width];
-        for position in hidden.chunks_exact(width) {
-            for (total, value) in sum.iter_mut().zip(position) {
-                *total += value;
-            }
-        }
-        // The mean's divisor cancels out in the norm.
-        let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
-        sum.iter_mut().for_each(|x| *x /= norm);
-        Ok(sum)
+        let (sizes, hidden) = outputs["last_hidden_state"].try_extract_tensor::<f32>()?;
+        let width = usize::try_from(sizes[2])?;
+        Ok(hidden.chunks_exact(width * shape[1]).map(|row| pool(row, width)).collect())
     }
+}
+
+/// The mean of all positions, of length one.
+fn pool(hidden: &[f32], width: usize) -> Vec<f32> {
+    let mut sum = vec![0.0_f32; width];
+    for position in hidden.chunks_exact(width) {
+        for (total, value) in sum.iter_mut().zip(position) {
+            *total += value;
+        }
+    }
+    // The mean's divisor cancels out in the norm.
+    let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+    sum.iter_mut().for_each(|x| *x /= norm);
+    sum
 }

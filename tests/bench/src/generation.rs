@@ -21,9 +21,11 @@ pub(crate) use idle::{NAME as IDLE, measure as idle};
 pub(crate) use masks::NAME as MASKS;
 pub(crate) use ninth::{FIRST as NINTH_FIRST, GAP as NINTH_GAP};
 pub(crate) use prefix::NAME as PREFIX;
+pub(crate) use scene::{large_model, patient};
 pub(crate) use speed::{EIGHT, EIGHT_GENAI, ONE, ONE_GENAI, PREFILL, SCALING, measure as speed};
 
 use crate::Bench;
+use crate::measure::median;
 use crate::row::Row;
 
 /// What callers do to each other, and what prefixes and masks do to a caller: one server for all of it.
@@ -38,11 +40,4 @@ pub(crate) fn callers(bench: &Bench) -> anyhow::Result<Vec<Row>> {
 
 fn failed(names: &[&'static str], error: &anyhow::Error) -> Vec<Row> {
     names.iter().map(|name| Row::failed(name, &format!("{error:#}"))).collect()
-}
-
-/// The one in the middle; not a number if there is none.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -14,13 +14,30 @@ use crate::measure::Samples;
 /// The longest answer it takes, head and body.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
 
+/// What is sent, again and again.
+#[derive(Debug)]
+pub(crate) struct Request(Vec<u8>);
+
+impl Request {
+    pub(crate) fn get(path: &str, key: &str) -> Self {
+        Self(format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\n\r\n").into_bytes())
+    }
+
+    /// With a body of JSON, shorter than a socket's buffer.
+    pub(crate) fn post(path: &str, key: &str, body: &str) -> Self {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\n");
+        let length = body.len();
+        Self(format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes())
+    }
+}
+
 struct Connection {
     stream: TcpStream,
     begun: Instant,
     seen: Vec<u8>,
 }
 
-/// Sends `GET path` over `connections` connections, each again as soon as it was answered, for `length`. Gives the
+/// Sends `request` over `connections` connections, each again as soon as it was answered, for `length`. Gives the
 /// answers per second and what each took.
 ///
 /// # Errors
@@ -28,18 +45,16 @@ struct Connection {
 #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
 pub(crate) fn load(
     address: SocketAddr,
-    key: &str,
-    path: &str,
+    request: &Request,
     connections: usize,
     length: Duration,
 ) -> anyhow::Result<(f64, Samples)> {
-    let request = format!("GET {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\n\r\n").into_bytes();
     let begun = Instant::now();
     let mut all = Vec::with_capacity(connections);
     for _ in 0..connections {
         let mut stream = TcpStream::connect(address).context("connecting")?;
         stream.set_nodelay(true)?;
-        stream.write_all(&request)?;
+        stream.write_all(&request.0)?;
         stream.set_nonblocking(true)?;
         all.push(Connection { stream, begun: Instant::now(), seen: Vec::with_capacity(ANSWER_BYTES_MAX) });
     }
@@ -57,7 +72,7 @@ pub(crate) fn load(
                 one.seen.clear();
                 one.begun = Instant::now();
                 // A request is shorter than any socket's buffer.
-                one.stream.write_all(&request)?;
+                one.stream.write_all(&request.0)?;
             }
         }
     }

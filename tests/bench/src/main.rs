@@ -2,27 +2,32 @@
 //!
 //! A row that could not be measured says so and does not pass. Nothing here is asserted by the tests.
 
-use std::cell::OnceCell;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anyhow::Context;
 use clap::Parser;
 use ort::environment::Environment;
 
+mod batching;
 mod cold;
+mod compute;
 mod embeddings;
 mod generation;
 mod ledger;
 mod limits;
 mod load;
 mod measure;
+mod onnx;
 mod overload;
 mod registered;
 mod row;
 mod server;
+mod soak;
 mod throughput;
+mod wake;
 mod wire;
 
 use row::Row;
@@ -39,6 +44,9 @@ struct Args {
     /// Also write the rows to this file.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Nothing but mixed traffic for so many minutes, and whether memory, descriptors and VMAs stay where they are.
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "quick"])]
+    soak: Option<u64>,
     /// The checkout.
     #[arg(long, default_value = ".")]
     root: PathBuf,
@@ -50,10 +58,16 @@ struct Bench {
     quick: bool,
     root: PathBuf,
     /// A process can build one environment only.
-    onnxruntime: OnceCell<Environment>,
+    onnxruntime: OnceLock<Environment>,
 }
 
 impl Bench {
+    /// The server: `MAYFLY_BENCH_BINARY`, else the release build. Figures of any other build are none; it is for trying the
+    /// rows out.
+    fn binary(&self) -> PathBuf {
+        std::env::var_os("MAYFLY_BENCH_BINARY").map_or_else(|| self.root.join("target/release/mayfly"), PathBuf::from)
+    }
+
     /// The library in this process, for bare peers.
     fn onnxruntime(&self) -> anyhow::Result<Environment> {
         if let Some(environment) = self.onnxruntime.get() {
@@ -67,13 +81,17 @@ impl Bench {
 type Measure = fn(&Bench) -> anyhow::Result<Vec<Row>>;
 
 /// What is measured together, and the rows it gives.
-const MEASURES: [(&[&str], Measure); 14] = [
-    (&[cold::NAME], cold::measure),
+const MEASURES: [(&[&str], Measure); 18] = [
+    (&[cold::P50, cold::P99, cold::FLOOR], cold::measure),
     (&[embeddings::NAME], embeddings::measure),
+    (&[batching::GAIN, batching::PEER], batching::measure),
+    (&[compute::SMALL, compute::MIDDLE, compute::LARGE, compute::CHAIN], compute::measure),
+    (&[wake::FIRST_ANSWER, wake::MEMORY], wake::matmuls),
+    (&[wake::INT4], wake::int4),
     (&[registered::NAME], registered::measure),
     (&[ledger::SETTLE], ledger::settle),
     (&[ledger::ADDED_P50, ledger::ADDED_P99], ledger::added),
-    (&[throughput::NAME], throughput::measure),
+    (&[throughput::NAME, throughput::TUNED, throughput::TUNED_P99], throughput::measure),
     (&[limits::TOKENS], limits::tokens),
     (&[limits::MONEY], limits::money),
     (&[overload::GOODPUT, overload::REFUSAL, overload::ADMITTED], overload::measure),
@@ -97,9 +115,12 @@ const MEASURES: [(&[&str], Measure); 14] = [
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let root = args.root.canonicalize().context("--root")?;
-    let bench = Bench { quick: args.quick, root, onnxruntime: OnceCell::new() };
+    let bench = Bench { quick: args.quick, root, onnxruntime: OnceLock::new() };
     let mut rows = Vec::new();
-    for (names, measure) in MEASURES {
+    if let Some(minutes) = args.soak {
+        rows.push(soak::run(&bench, minutes)?);
+    }
+    for (names, measure) in MEASURES.into_iter().filter(|_| args.soak.is_none()) {
         if args.only.as_ref().is_some_and(|only| !names.iter().any(|name| name.contains(only.as_str()))) {
             continue;
         }

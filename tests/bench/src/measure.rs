@@ -37,3 +37,10 @@ impl Samples {
         self.quantile_ms(0.5)
     }
 }
+
+/// The one in the middle; not a number if there is none.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}

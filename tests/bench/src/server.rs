@@ -1,4 +1,4 @@
-//! The release binary as a process in a temporary folder.
+//! The binary as a process in a temporary folder.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(bench: &Bench, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let binary = bench.root.join("target/release/mayfly");
+        let binary = bench.binary();
         let folder = tempfile::tempdir()?;
         let settings: Vec<_> = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let (child, ready) = spawn(&binary, folder.path(), &settings)?;
@@ -78,6 +78,11 @@ impl Server {
         let models: serde_json::Map<_, _> =
             models.iter().map(|&(alias, model)| (alias.to_owned(), json!(model))).collect();
         deploy(&mut self.connect_admin()?, name, &json!({ "handler": { "builtin": builtin }, "models": models }))
+    }
+
+    /// The server's files.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
     }
 
     /// The process's number.

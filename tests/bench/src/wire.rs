@@ -27,6 +27,16 @@ impl Answer {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+
+    /// One part of `Server-Timing`; none if it is not told.
+    pub(crate) fn timing(&self, part: &str) -> Option<Duration> {
+        let told = self.header("server-timing")?.split(", ").find_map(|told| {
+            let (name, length) = told.split_once(";dur=")?;
+            (name == part).then_some(length)
+        })?;
+        let ms: f64 = told.parse().ok()?;
+        Duration::try_from_secs_f64(ms / 1e3).ok()
+    }
 }
 
 impl Wire {
@@ -54,7 +64,7 @@ impl Wire {
         let first_byte = begin.elapsed();
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the status line")?;
+        let status: u16 = line.split(' ').nth(1).and_then(|code| code.parse().ok()).context("the status line")?;
         let mut headers = Vec::new();
         loop {
             line.clear();
@@ -69,6 +79,8 @@ impl Wire {
                 answer.resize(length, 0);
                 self.stream.read_exact(&mut answer)?;
             }
+            // No content.
+            None if status == 204 => {}
             None => self.read_chunks(&mut answer)?,
         }
         Ok(Answer { status, headers, body: answer, first_byte, whole: begin.elapsed() })

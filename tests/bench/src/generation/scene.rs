@@ -18,7 +18,7 @@ const WORDS: u32 = LETTERS * LETTERS;
 ///
 /// # Errors
 /// It is not there.
-pub(super) fn large_model(bench: &Bench) -> anyhow::Result<PathBuf> {
+pub(crate) fn large_model(bench: &Bench) -> anyhow::Result<PathBuf> {
     let folder = bench.root.join("target/bench-models/qwen05b-int4");
     ensure!(folder.join(".done").exists(), "the model is not there: run examples/models/make-05b.sh");
     Ok(folder)
@@ -37,7 +37,7 @@ pub(super) fn server(bench: &Bench, settings: &[(&str, &str)]) -> anyhow::Result
 }
 
 /// Limits of a deployment that let a slow machine be slow: a figure is better than a call cut at its deadline.
-pub(super) fn patient() -> Value {
+pub(crate) fn patient() -> Value {
     json!({ "deadline_ms_max": 600_000, "guest_cpu_ms_max": 600_000 })
 }
 
