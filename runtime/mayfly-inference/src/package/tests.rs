@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use mayfly_types::Digest;
 use tempfile::TempDir;
 
+use super::batching::RunBatching;
 use super::import::stage;
 use super::{ImportPolicy, ModelInfo, Package, Role, wire};
 use crate::ImportError;
@@ -21,7 +22,9 @@ fn store(source: &Path, dest: &Path, policy: &ImportPolicy) -> Result<(Digest, M
     let (staged, description) = stage(source, dest, policy)?;
     let digest = staged.describe(&description)?;
     staged.commit(dest, digest)?;
-    Ok((digest, description.info))
+    let mut info = description.info;
+    RunBatching::alone("it was not tried when the model was imported").tell(&mut info);
+    Ok((digest, info))
 }
 
 /// A stored package, and the folder that keeps it.
@@ -196,8 +199,14 @@ fn a_folder_tells_its_facts() {
     let info = package.info();
     assert_eq!((info.vocab_size, info.max_tokens, info.pad_id), (Some(8), Some(12), Some(0)));
     assert!(info.has_tokenizer);
-    let expected =
-        [("dimensions", "4"), ("max_tokens", "12"), ("normalize", "true"), ("pad_id", "0"), ("pooling", "mean")];
+    let expected = [
+        ("batching", "no: it was not tried when the model was imported"),
+        ("dimensions", "4"),
+        ("max_tokens", "12"),
+        ("normalize", "true"),
+        ("pad_id", "0"),
+        ("pooling", "mean"),
+    ];
     let expected: Vec<_> = expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     assert_eq!(info.properties, expected);
     assert_eq!(package.description().token_types, Some(2));
