@@ -33,6 +33,7 @@ mod options;
 mod pressure;
 mod read_only;
 mod regressions;
+mod reuse;
 mod routing;
 mod top;
 mod tracing;

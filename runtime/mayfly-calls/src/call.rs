@@ -224,6 +224,11 @@ impl Calls {
             deadline: call.deadline,
             cancel: call.cancel.clone(),
             log: call.log.clone(),
+            reuse: context.resolved.revision.spec.scale.reuse().map(|(requests_max, idle)| mayfly_host::Reuse {
+                revision: context.resolved.revision.id,
+                requests_max,
+                idle,
+            }),
         };
         let mut running = Box::pin(self.0.host.run(&self.0.inference, invocation));
         let ran = tokio::select! {
@@ -336,6 +341,7 @@ impl Calls {
             calls_waiting: u64::from(self.0.entrance.door.waiting()),
             line_seconds: self.0.entrance.door.waited().read(),
             instances: (code.instances, code.instances_total),
+            instances_kept: (code.instances_idle, code.instances_reused_total),
             code: (size(code.mapped.len()), code.maps_total),
             engines: self.0.inference.generation_load(),
             models: (size(residency.models.len()), residency.loads_total, residency.unloads_total, bytes),

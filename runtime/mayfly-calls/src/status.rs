@@ -59,6 +59,8 @@ pub struct NodeStatus {
     pub usage_total: Vec<(&'static str, u64)>,
     /// Instances alive and made.
     pub instances: (u32, u64),
+    /// Instances of these that wait for their deployment's next request, and requests that such a one answered.
+    pub instances_kept: (u32, u64),
     /// Components mapped and maps made.
     pub code: (u64, u64),
     /// Models loaded, loads and unloads made, bytes measured.

@@ -9,7 +9,7 @@ use mayfly_host::Timings;
 /// The coldest thing a call had to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cold {
-    /// Nothing: a kept answer was given again.
+    /// Nothing: a kept answer was given again, or an instance of an earlier request answered.
     None,
     /// An instance; code was mapped and models were loaded.
     Instance,
@@ -52,6 +52,7 @@ impl Before {
             _ if self.replayed => Cold::None,
             (true, _) => Cold::Model,
             (false, true) => Cold::Code,
+            (false, false) if timings.reused => Cold::None,
             (false, false) => Cold::Instance,
         }
     }
@@ -93,6 +94,8 @@ mod tests {
         let loaded = Timings { model_load: Some(Duration::from_millis(8)), ..Timings::default() };
         assert_eq!(warm.cold(&Timings::default()), Cold::Instance);
         assert_eq!(Before { replayed: true, ..warm }.cold(&Timings::default()), Cold::None);
+        let reused = Timings { reused: true, ..Timings::default() };
+        assert_eq!((warm.cold(&reused), warm.cold(&Timings { reused: true, ..loaded })), (Cold::None, Cold::Model));
         assert_eq!(mapped.cold(&Timings::default()), Cold::Code);
         assert_eq!(mapped.cold(&loaded), Cold::Model);
         assert_eq!(warm.cold(&loaded).as_str(), "model");
@@ -108,6 +111,7 @@ mod tests {
         };
         let timings = Timings {
             instance: Duration::from_micros(16),
+            reused: false,
             guest_cpu: Duration::from_nanos(1_234_567),
             model_load: Some(Duration::from_millis(108)),
             inference_queue: Duration::from_micros(1),

@@ -48,6 +48,14 @@ pub(crate) fn text(figures: &Figures) -> String {
     usage(&mut page, status);
     page.single("mayfly_instances", "gauge", "Instances alive.", status.instances.0);
     page.single("mayfly_instances_made_total", "counter", "Instances made.", status.instances.1);
+    page.single(
+        "mayfly_instances_idle",
+        "gauge",
+        "Instances that wait for their next request.",
+        status.instances_kept.0,
+    );
+    let reused = "Requests that an instance of an earlier one answered.";
+    page.single("mayfly_instances_reused_total", "counter", reused, status.instances_kept.1);
     page.single("mayfly_code_mapped", "gauge", "Components mapped.", status.code.0);
     page.single("mayfly_code_maps_total", "counter", "Components mapped since the start.", status.code.1);
     page.single("mayfly_models_loaded", "gauge", "Models loaded.", status.models.0);
@@ -216,6 +224,7 @@ mod tests {
                 engines: vec![engines::tests::load()],
                 devices: vec![residency::tests::device()],
                 instances: (2, 9),
+                instances_kept: (1, 4),
                 code: (1, 4),
                 models: (1, 2, 1, 4096),
                 call_seconds: (vec![(0.001, 1), (0.1, 3), (f64::INFINITY, 4)], 1.5),
@@ -261,6 +270,8 @@ mod tests {
             "mayfly_call_duration_seconds_sum 1.5",
             "mayfly_call_duration_seconds_count 4",
             "mayfly_instances 2",
+            "mayfly_instances_idle 1",
+            "mayfly_instances_reused_total 4",
             "mayfly_code_mapped 1",
             "mayfly_models_loaded 1",
             "mayfly_model_loads_total 2",

@@ -9,10 +9,9 @@ use mayfly_types::Budget;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::p2::{DynOutputStream, OutputStream, Pollable, StreamResult};
-use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 
-use crate::state::GuestState;
+use crate::state::{GuestState, IN_A_REQUEST};
 
 /// Replaces the one function that gives a guest its body's stream, by one that wraps it.
 pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
@@ -21,9 +20,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result
         "[method]outgoing-body.write",
         |mut store: StoreContextMut<'_, GuestState>, (body,): (Resource<HostOutgoingBody>,)| {
             let state = store.data_mut();
-            let (budget, number) = (Arc::clone(&state.hooks.budget), state.hooks.bodies);
-            state.hooks.bodies = number.saturating_add(1);
-            let table = state.http().table;
+            let hooks = &mut state.request.as_mut().expect(IN_A_REQUEST).hooks;
+            let (budget, number) = (Arc::clone(&hooks.budget), hooks.bodies);
+            hooks.bodies = number.saturating_add(1);
+            let table = &mut state.table;
             let Some(stream) = table.get_mut(&body)?.take_output_stream() else { return Ok((Err(()),)) };
             let stream: DynOutputStream = Box::new(AnswerStream { stream, budget, number });
             Ok((Ok(table.push_child(stream, &body)?),))

@@ -1,6 +1,7 @@
 //! What the instance, the response body and the caller of one request tell each other.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,13 +15,20 @@ pub(crate) struct Call {
     stop: CancellationToken,
     /// The body has ended (or the call was stopped): no more work on models.
     closed: CancellationToken,
+    /// Something was wrong with the call, be it after its handler had ended: nobody may use its instance again.
+    spoiled: Arc<AtomicBool>,
 }
 
 impl Call {
     /// A call that also stops when `cancel` is cancelled.
     pub(crate) fn new(cancel: &CancellationToken) -> Self {
         let stop = cancel.child_token();
-        Self { outcome: OnceLock::new(), closed: stop.child_token(), stop }
+        Self { outcome: OnceLock::new(), closed: stop.child_token(), stop, spoiled: Arc::default() }
+    }
+
+    /// Set as soon as the instance must not be used again.
+    pub(crate) fn spoiled(&self) -> &Arc<AtomicBool> {
+        &self.spoiled
     }
 
     /// Cancelled as soon as model calls must fail.
@@ -46,6 +54,7 @@ impl Call {
     /// Ends the instance because of `error`; gives back the error that holds.
     pub(crate) fn stop(&self, error: HostError) -> HostError {
         let held = self.decide(Err(error.clone()));
+        self.spoiled.store(true, Ordering::Release);
         self.stop.cancel();
         held.err().unwrap_or(error)
     }
@@ -68,6 +77,7 @@ mod tests {
         assert!(matches!(call.stop(GuestFault::Exit.into()), HostError::Guest(GuestFault::Exit)));
         assert!(matches!(call.stop(HostError::Cancelled), HostError::Guest(GuestFault::Exit)));
         assert!(call.decide(Ok(())).is_err());
+        assert!(call.spoiled().load(Ordering::Acquire));
         assert!(call.stopped().is_cancelled() && call.closed().is_cancelled());
     }
 
@@ -76,6 +86,7 @@ mod tests {
         let call = Call::new(&CancellationToken::new());
         call.body_ended();
         assert!(call.closed().is_cancelled() && !call.stopped().is_cancelled());
+        assert!(!call.spoiled().load(Ordering::Acquire));
     }
 
     #[test]

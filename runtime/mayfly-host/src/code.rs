@@ -49,8 +49,12 @@ pub struct CodeStats {
     pub mapped: Vec<Digest>,
     /// Maps since the start.
     pub maps_total: u64,
-    /// Instances alive now.
+    /// Instances alive now, those that wait for their deployment's next request among them.
     pub instances: u32,
+    /// Those that wait.
+    pub instances_idle: u32,
+    /// Requests since the start that an instance of an earlier one answered.
+    pub instances_reused_total: u64,
     /// Instances since the start.
     pub instances_total: u64,
 }

@@ -30,6 +30,18 @@ pub struct Config {
     pub epoch_tick_ms: u64,
     /// After its body ended, a handler may go on this long; its calls to models fail.
     pub body_end_grace_ms: u64,
+    /// Threads for guests that compute for long without waiting; 0 takes all cores but one.
+    pub compute_threads: u32,
+    /// The most requests that any revision may let one instance answer; 1 makes a fresh one for each, everywhere.
+    pub reuse_max: u32,
+    /// The longest that any instance may wait for its deployment's next request.
+    pub instance_idle_ms_max: u64,
+    /// Instances that wait for a next request, on this node. They give way to new ones where the pool is short.
+    pub idle_instances_max: u32,
+    /// Of these, those of one deployment.
+    pub idle_instances_per_deployment_max: u32,
+    /// Linear memory of all instances that wait; beyond, the one that has waited longest goes.
+    pub idle_instances_bytes_max: u64,
     /// `wasi:keyvalue`: the store of each deployment.
     pub keyvalue: KeyValueLimits,
 }
@@ -47,6 +59,12 @@ impl Default for Config {
             component_bytes_max: 64 << 20,
             epoch_tick_ms: 1,
             body_end_grace_ms: 250,
+            compute_threads: 0,
+            reuse_max: 10_000,
+            instance_idle_ms_max: 60_000,
+            idle_instances_max: 256,
+            idle_instances_per_deployment_max: 32,
+            idle_instances_bytes_max: 1 << 30,
             keyvalue: KeyValueLimits::default(),
         }
     }

@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,9 +35,16 @@ pub(crate) struct CpuMeter {
     used: AtomicU64,
     /// The thread's clock when the running poll began; 0 between polls.
     since: AtomicU64,
+    /// The guest has given way at a tick since the last look.
+    yielded: AtomicBool,
 }
 
 impl CpuMeter {
+    /// The guest gives way at a tick: it has more to compute, and waits for nothing.
+    pub(crate) fn note_yield(&self) {
+        self.yielded.store(true, Ordering::Relaxed);
+    }
+
     /// CPU time so far. Exact when read inside a poll (on its thread) or between polls.
     pub(crate) fn used(&self) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
@@ -67,12 +74,33 @@ pub(crate) struct Metered<F> {
     inner: Pin<Box<F>>,
     meter: Arc<CpuMeter>,
     ticker: Arc<Ticker>,
+    /// Of the last poll.
+    last_nanos: u64,
+    /// Since it last waited for something.
+    burst_nanos: u64,
+    /// Whether the last poll ended at a tick.
+    yielded: bool,
 }
 
 impl<F> Metered<F> {
     /// Counts the polls of `inner` on `meter`.
     pub(crate) fn new(inner: F, meter: Arc<CpuMeter>, ticker: Arc<Ticker>) -> Self {
-        Self { inner: Box::pin(inner), meter, ticker }
+        Self { inner: Box::pin(inner), meter, ticker, last_nanos: 0, burst_nanos: 0, yielded: false }
+    }
+
+    /// CPU time of the last poll.
+    pub(crate) fn last_nanos(&self) -> u64 {
+        self.last_nanos
+    }
+
+    /// CPU time since it last waited for something.
+    pub(crate) fn burst_nanos(&self) -> u64 {
+        self.burst_nanos
+    }
+
+    /// Whether the last poll ended because of a tick: it would compute on at once.
+    pub(crate) fn has_yielded(&self) -> bool {
+        self.yielded
     }
 }
 
@@ -80,13 +108,16 @@ impl<F: Future> Future for Metered<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let Self { inner, meter, ticker } = &mut *self;
+        let Self { inner, meter, ticker, last_nanos, burst_nanos, yielded } = &mut *self;
         let _ticks = ticker.ticks();
         let start = thread_nanos();
         meter.since.store(start.max(1), Ordering::Relaxed);
         let polled = inner.as_mut().poll(cx);
         meter.since.store(0, Ordering::Relaxed);
-        meter.used.fetch_add(thread_nanos().saturating_sub(start), Ordering::Relaxed);
+        *last_nanos = thread_nanos().saturating_sub(start);
+        meter.used.fetch_add(*last_nanos, Ordering::Relaxed);
+        *yielded = meter.yielded.swap(false, Ordering::Relaxed);
+        *burst_nanos = if *yielded { burst_nanos.saturating_add(*last_nanos) } else { 0 };
         polled
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
-use mayfly_types::Digest;
+use mayfly_types::{DeploymentId, Digest};
 use wasmtime::Engine;
 
 use crate::code::Mapped;
 use crate::config::Places;
-use crate::instance::Counts;
-use crate::pool::Machine;
+use crate::idle::Kept;
+use crate::lane::Lane;
+use crate::places::Counts;
+use crate::pool::PoolSize;
 use crate::stored::Stored;
 use crate::ticker::Ticker;
 use crate::{
@@ -28,9 +30,14 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) engine: Engine,
     pub(crate) instances_max: u32,
+    pub(crate) pool: PoolSize,
     pub(crate) counts: Arc<Counts>,
     /// Advances the epoch while guests run.
     pub(crate) ticker: Arc<Ticker>,
+    /// Where guests compute for long.
+    pub(crate) lane: Arc<Lane>,
+    /// Instances that wait for their deployment's next request.
+    pub(crate) kept: Arc<Kept>,
     pub(crate) stored: Arc<Stored>,
     pub(crate) mapped: Mapped,
     pub(crate) child: PathBuf,
@@ -50,23 +57,35 @@ impl Host {
         child: PathBuf,
         key_values: Arc<dyn KeyValue>,
     ) -> Result<Self, StartError> {
-        let machine = Machine::read();
-        let (engine, instances_max) = pool::engine(&config, pool::slots(&config, machine))?;
-        tracing::info!(
-            instances_max,
-            max_map_count = machine.map_count_max,
-            memory_bytes = machine.memory_bytes,
-            instance_memory_bytes_max = config.instance_memory_bytes_max,
-            "instance pool ready"
-        );
+        let (engine, pool) = pool::engine(&config, PoolSize::of(&config))?;
+        let (instances_max, memory_max) = (pool.instances(), config.instance_memory_bytes_max);
+        tracing::info!(instances_max, instance_memory_bytes_max = memory_max, "instance pool: {pool}");
+        if pool.is_too_small() {
+            tracing::warn!(mend = pool.mend(), "this machine is too small: {pool}");
+        }
         let linker = linker::linker(&engine).map_err(|error| StartError::Engine(format!("{error:#}")))?;
         let places = Places { code: code_folder, child };
         let stored = Arc::new(Stored::open(&places.code, settings::compatibility(&engine))?);
         let counts = Arc::new(Counts::default());
         let ticker = Arc::new(Ticker::start(&engine, Duration::from_millis(config.epoch_tick_ms.max(1)))?);
         let mapped = Mapped::start(&config, engine.clone(), linker, Arc::clone(&stored))?;
+        let lane = Arc::new(Lane::start(config.compute_threads)?);
+        let kept = Arc::new(Kept::start(&config)?);
         let child = places.child;
-        let inner = Inner { config, engine, instances_max, counts, ticker, stored, mapped, child, key_values };
+        let inner = Inner {
+            config,
+            engine,
+            instances_max,
+            pool,
+            counts,
+            ticker,
+            lane,
+            kept,
+            stored,
+            mapped,
+            child,
+            key_values,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -123,6 +142,11 @@ impl Host {
         self.0.mapped.has(digest)
     }
 
+    /// The deployment has changed or is gone: no instance that answered for it answers again.
+    pub fn forget_instances(&self, deployment: DeploymentId) {
+        self.0.kept.forget(deployment);
+    }
+
     /// What is mapped and alive right now.
     pub fn stats(&self) -> CodeStats {
         CodeStats {
@@ -130,12 +154,19 @@ impl Host {
             maps_total: self.0.mapped.maps_total(),
             instances: self.0.counts.alive(),
             instances_total: self.0.counts.total(),
+            instances_idle: self.0.kept.count(),
+            instances_reused_total: self.0.counts.reused(),
         }
     }
 
     /// The engine and its version, as operators see it. The version is pinned exactly in the workspace's manifest.
     pub const fn engine_version() -> &'static str {
         "wasmtime 48.0.8"
+    }
+
+    /// How many instances the pool holds, and why not more.
+    pub fn pool_size(&self) -> PoolSize {
+        self.0.pool
     }
 
     /// Instances the pool holds.

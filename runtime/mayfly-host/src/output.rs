@@ -12,6 +12,14 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::{LogLine, LogSink, LogStream};
 
+/// Where output goes while no request is answered: there is none then.
+#[derive(Debug)]
+struct Nowhere;
+
+impl LogSink for Nowhere {
+    fn line(&self, _line: LogLine) {}
+}
+
 /// Bytes of one line; longer ones are cut into several.
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// What a guest may write in one step.
@@ -70,12 +78,17 @@ impl Lines {
             }
         }
         if ran_out {
-            if !self.pending.is_empty() {
-                self.flush();
-            }
+            self.end();
             let limit = self.allowance.limit;
             let text = format!("[mayfly] output past log_bytes_max = {limit} bytes was dropped");
             self.sink.line(LogLine { stream: LogStream::Stderr, text });
+        }
+    }
+
+    /// The last line goes out, also when the guest does not end it.
+    fn end(&mut self) {
+        if !self.pending.is_empty() {
+            self.flush();
         }
     }
 
@@ -88,9 +101,7 @@ impl Lines {
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        if !self.pending.is_empty() {
-            self.flush();
-        }
+        self.end();
     }
 }
 
@@ -102,6 +113,23 @@ impl GuestOutput {
     /// Lines of `stream` go to `sink`; the last one also when the guest does not end it.
     pub(crate) fn new(stream: LogStream, sink: Arc<dyn LogSink>, allowance: Arc<Allowance>) -> Self {
         Self(Arc::new(Mutex::new(Lines { stream, sink, allowance, pending: Vec::new() })))
+    }
+
+    /// Leads to nowhere until [`Self::lead_to`] says where.
+    pub(crate) fn unconnected(stream: LogStream) -> Self {
+        Self::new(stream, Arc::new(Nowhere), Allowance::new(0))
+    }
+
+    /// What is written from now on, through all clones, goes to `sink`. The line that was begun goes where it began.
+    pub(crate) fn lead_to(&self, sink: Arc<dyn LogSink>, allowance: Arc<Allowance>) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.end();
+        (lines.sink, lines.allowance) = (sink, allowance);
+    }
+
+    /// Its request is over.
+    pub(crate) fn disconnect(&self) {
+        self.lead_to(Arc::new(Nowhere), Allowance::new(0));
     }
 
     fn put(&self, bytes: &[u8]) {
@@ -194,6 +222,23 @@ mod tests {
         let note = "[mayfly] output past log_bytes_max = 4 bytes was dropped";
         check(4, &["abcdef\n", "more\n", "more\n"], &["abcd", note]);
         check(4, &["abc\n", "more\n"], &["abc", note]);
+    }
+
+    #[test]
+    fn each_request_has_its_own_lines_and_allowance() {
+        let (one, two) = (Arc::new(Kept::default()), Arc::new(Kept::default()));
+        let output = GuestOutput::unconnected(LogStream::Stdout);
+        let kept_by_the_guest = output.clone();
+        kept_by_the_guest.put(b"to nobody\n");
+        output.lead_to(Arc::<Kept>::clone(&one), Allowance::new(4));
+        kept_by_the_guest.put(b"one");
+        output.disconnect();
+        kept_by_the_guest.put(b"in between\n");
+        output.lead_to(Arc::<Kept>::clone(&two), Allowance::new(4));
+        kept_by_the_guest.put(b"two\n");
+        assert_eq!(*one.0.lock().expect("as above"), ["one"]);
+        assert_eq!(*two.0.lock().expect("as above"), ["two"]);
+        assert_eq!((Arc::strong_count(&one), Arc::strong_count(&two)), (1, 2), "a past one is let go");
     }
 
     #[test]

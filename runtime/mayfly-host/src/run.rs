@@ -1,4 +1,4 @@
-//! One request, from a mapped component to the end of its instance.
+//! One request, from a mapped component to its end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,6 @@ use mayfly_inference::Inference;
 use mayfly_types::{Budget, DeploymentId, GuestLimits, KeyId, TenantId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
@@ -21,9 +20,12 @@ use crate::call::Call;
 use crate::cpu::Metered;
 use crate::fault::classify;
 use crate::http::{check_request, reframe};
-use crate::instance::Instance;
+use crate::idle::Reuse;
+use crate::instance::{Instance, Room};
+use crate::lane::Lane;
 use crate::state::GuestState;
 use crate::ticker::Ticker;
+use crate::work::Work;
 use crate::{Code, Grants, GuestFault, Host, HostError, LogSink};
 
 /// Everything one request brings.
@@ -52,6 +54,8 @@ pub struct Invocation {
     pub cancel: CancellationToken,
     /// Where guest output goes.
     pub log: Arc<dyn LogSink>,
+    /// Whether its instance may be one that has answered before, and may answer again. None is a fresh one.
+    pub reuse: Option<Reuse>,
 }
 
 /// Why a request body could not be read on.
@@ -73,6 +77,8 @@ pub enum BodyError {
 pub struct Timings {
     /// Making the instance.
     pub instance: Duration,
+    /// None was made: one that has answered before was taken.
+    pub reused: bool,
     /// CPU time of the guest's own code.
     pub guest_cpu: Duration,
     /// Waiting for models to be loaded; none if all were.
@@ -169,15 +175,17 @@ pub struct RunEnd {
 pub struct Running {
     /// Head and body.
     pub response: http::Response<UnsyncBoxBody<Bytes, HostError>>,
-    /// Resolves when the handler call has ended and its instance is gone. After the body's end the handler has
-    /// `body_end_grace_ms` left, in which calls to models fail, then it is dropped.
+    /// Resolves when the handler call has ended and nothing of it is left, its instance least of all, unless it is kept
+    /// for the next one. After the body's end the handler has `body_end_grace_ms` left, in which calls to models fail,
+    /// then it is dropped.
     pub end: oneshot::Receiver<RunEnd>,
     /// Timings so far, readable at any time.
     pub clock: Clock,
 }
 
 impl Host {
-    /// Answers one request with a fresh instance. Dropping the future, or the response's body, cancels the call.
+    /// Answers one request, with a fresh instance unless [`Invocation::reuse`] says otherwise. Dropping the future, or the
+    /// response's body, cancels the call.
     ///
     /// # Errors
     /// [`HostError`] if there was no head: nothing was delivered. With the error come the timings.
@@ -185,13 +193,15 @@ impl Host {
         let clock = Clock::default();
         let fail = |error: HostError| (error, clock.read());
         check_request(&invocation.request, &invocation.limits).map_err(fail)?;
+        let room = Room::find(&self.0, invocation.deployment, invocation.reuse).await.map_err(fail)?;
         let call = Arc::new(Call::new(&invocation.cancel));
-        let (instance, mut end) = Instance::new(&self.0, inference, &invocation, &call, &clock).map_err(fail)?;
+        let (instance, mut end) = Instance::begin(room, &self.0, inference, &invocation, &call, &clock);
         let limits = Arc::clone(&invocation.limits);
         let method = invocation.request.method().clone();
         let (sender, mut head) = oneshot::channel();
         let guest = Guest {
             instance,
+            tenant: invocation.tenant,
             pre: invocation.code.pre().clone(),
             call: Arc::clone(&call),
             clock: clock.clone(),
@@ -200,26 +210,39 @@ impl Host {
             grace: Duration::from_millis(self.0.config.body_end_grace_ms),
             instances_max: self.0.instances_max,
             ticker: Arc::clone(&self.0.ticker),
+            lane: Arc::clone(&self.0.lane),
         };
         let mut guest = Box::pin(guest.answer(invocation.request, sender));
 
         // Most short answers are complete after one poll right here; what goes on longer gets a task of its own.
-        let head = tokio::select! {
+        let (head, ended) = tokio::select! {
             biased;
-            () = &mut guest => (&mut head).await,
-            head = &mut head => {
-                tokio::spawn(guest);
-                head
-            }
+            // Not set by now, it never will be.
+            instance = &mut guest => (head.try_recv().ok(), Some(instance)),
+            head = &mut head => (head.ok(), None),
         };
-        let error = match head {
-            Ok(Ok(response)) => match respond(response, &method, &call, &limits) {
-                Ok(response) => return Ok(Running { response, end, clock }),
-                Err(fault) => fault,
-            },
-            Ok(Err(code)) => GuestFault::BadResponse(format!("error code {code:?}").chars().take(200).collect()),
+        let responded = head.map(|head| head.map(|response| respond(response, &method, &call, &limits)));
+        let is_good = matches!(responded, Some(Ok(Ok(_))));
+        // An instance is kept only once its answer is known to be one.
+        match ended {
+            Some(Some(instance)) if is_good => instance.keep(),
+            Some(instance) => drop(instance),
+            None => {
+                tokio::spawn(async move {
+                    if let Some(instance) = guest.await
+                        && is_good
+                    {
+                        instance.keep();
+                    }
+                });
+            }
+        }
+        let error = match responded {
+            Some(Ok(Ok(response))) => return Ok(Running { response, end, clock }),
+            Some(Ok(Err(fault))) => fault,
+            Some(Err(code)) => GuestFault::BadResponse(format!("error code {code:?}").chars().take(200).collect()),
             // Dropped unset, or gone with the store after a fault that is already decided.
-            Err(_) => GuestFault::NoResponse,
+            None => GuestFault::NoResponse,
         };
         let error = call.stop(error.into());
         // Wait until the instance is gone, so that the timings are whole.
@@ -252,6 +275,7 @@ fn respond(
 /// A guest about to answer.
 struct Guest {
     instance: Instance,
+    tenant: TenantId,
     pre: ProxyPre<GuestState>,
     call: Arc<Call>,
     clock: Clock,
@@ -260,40 +284,53 @@ struct Guest {
     grace: Duration,
     instances_max: u32,
     ticker: Arc<Ticker>,
+    lane: Arc<Lane>,
 }
 
 impl Guest {
-    /// Runs the handler to its end, whatever that is; the head goes to `sender`.
+    /// Runs the handler to its end, whatever that is; the head goes to `sender`. Gives back the instance of one that ended
+    /// well; dropping it tells the end.
     async fn answer(
-        mut self,
+        self,
         request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
         sender: oneshot::Sender<Result<Outgoing, ErrorCode>>,
-    ) {
+    ) -> Option<Instance> {
         let meter = Arc::clone(self.instance.meter());
-        let handling = handle(self.instance.store(), &self.pre, &self.clock, request, sender);
+        let handling = handle(self.instance, self.pre, self.clock, request, sender);
+        let mut work = Work::new(Metered::new(handling, meter, self.ticker), self.tenant, self.lane);
         // The guest first: one that ends in its first turn registers no timer.
         let outcome = tokio::select! {
             biased;
-            result = Metered::new(handling, meter, self.ticker) => match result {
-                Ok(()) => Ok(()),
-                Err(Stopped::Guest(error)) => Err(classify(&error, &self.limits, self.instances_max)),
+            (instance, result) = &mut work => match result {
+                Ok(()) => Ok(instance),
+                Err(Stopped::Guest(error)) => Err((classify(&error, &self.limits, self.instances_max), Some(instance))),
                 Err(Stopped::Host(error)) => {
                     tracing::error!(error = format!("{error:#}"), "a request could not be handed to its handler");
-                    Err(HostError::Host { detail: format!("{error:#}") })
+                    Err((HostError::Host { detail: format!("{error:#}") }, Some(instance)))
                 }
             },
-            () = self.call.stopped().cancelled() => Err(HostError::Cancelled),
+            () = self.call.stopped().cancelled() => Err((HostError::Cancelled, None)),
             () = tokio::time::sleep_until(self.deadline.into()) => {
-                Err(HostError::Deadline { limit_ms: self.limits.deadline_ms_max })
+                Err((HostError::Deadline { limit_ms: self.limits.deadline_ms_max }, None))
             }
             () = grace_over(&self.call, self.grace) => {
                 let grace = self.grace.as_millis();
                 let text = format!("the handler went on for body_end_grace_ms = {grace} ms after its response had ended");
-                Err(GuestFault::Limit(text).into())
+                Err((GuestFault::Limit(text).into(), None))
             }
         };
         // Decided before the store goes: the body's end must find it. Dropping the instance tells the end.
-        let _held = self.call.decide(outcome);
+        match outcome {
+            Ok(instance) => {
+                let held = self.call.decide(Ok(()));
+                held.is_ok().then_some(instance)
+            }
+            Err((error, instance)) => {
+                let _held = self.call.decide(Err(error));
+                drop(instance);
+                None
+            }
+        }
     }
 }
 
@@ -308,8 +345,20 @@ async fn grace_over(call: &Call, grace: Duration) {
     tokio::time::sleep(grace).await;
 }
 
+/// Owns the instance, so that it can go where the work is done; gives it back.
 async fn handle(
-    store: &mut Store<GuestState>,
+    mut instance: Instance,
+    pre: ProxyPre<GuestState>,
+    clock: Clock,
+    request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
+    sender: oneshot::Sender<Result<Outgoing, ErrorCode>>,
+) -> (Instance, Result<(), Stopped>) {
+    let result = handle_in(&mut instance, &pre, &clock, request, sender).await;
+    (instance, result)
+}
+
+async fn handle_in(
+    instance: &mut Instance,
     pre: &ProxyPre<GuestState>,
     clock: &Clock,
     request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
@@ -322,11 +371,18 @@ async fn handle(
             BodyError::TooLarge { limit } => HttpFault::HttpRequestBodySize(Some(limit)),
         })
     });
+    let (store, made) = instance.parts();
     let mut http = store.data_mut().http();
     let request = http.new_incoming_request(Scheme::Http, request).map_err(Stopped::Host)?;
     let out = http.new_response_outparam(sender).map_err(Stopped::Host)?;
-    let proxy = pre.instantiate_async(&mut *store).await.map_err(Stopped::Guest)?;
+    // Only one that ends well stands there again.
+    let proxy = match made.take() {
+        Some(proxy) => proxy,
+        None => pre.instantiate_async(&mut *store).await.map_err(Stopped::Guest)?,
+    };
     let taken = start.elapsed();
     clock.add(|timings| timings.instance = taken);
-    proxy.wasi_http_incoming_handler().call_handle(store, request, out).await.map_err(Stopped::Guest)
+    proxy.wasi_http_incoming_handler().call_handle(store, request, out).await.map_err(Stopped::Guest)?;
+    *made = Some(proxy);
+    Ok(())
 }

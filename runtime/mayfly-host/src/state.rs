@@ -1,32 +1,62 @@
 //! What one instance's store holds: its resources, its limits and what the host keeps beside it.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::cpu::{CpuExceeded, CpuMeter};
 use crate::http::Hooks;
 use crate::keyvalue::KeyValueState;
 use crate::limiter::Limiter;
 use crate::nn::NnState;
+use crate::output::GuestOutput;
 
-/// The data of one store. Lives as long as one request.
+/// The data of one store. Lives as long as its instance.
 pub(crate) struct GuestState {
     /// Every resource the guest holds a handle of; at most `handles_max`.
     pub(crate) table: ResourceTable,
-    /// Clocks, randomness, output; no environment, no files, no sockets.
+    /// Streams in the table that outlive a request.
+    pub(crate) lasting: BTreeSet<u32>,
+    /// Clocks, randomness, output; no environment, no files, no sockets. New for each request.
     pub(crate) wasi: WasiCtx,
-    /// The HTTP types.
+    /// Standard output and error: where they lead to is the request's.
+    pub(crate) outputs: [GuestOutput; 2],
+    /// The HTTP types: limits only.
     pub(crate) http: WasiHttpCtx,
-    /// What the host decides about HTTP: no outbound requests.
-    pub(crate) hooks: Hooks,
     /// Memory, tables, instances.
     pub(crate) limiter: Limiter,
+    /// What belongs to the request that is answered; none between two. Guests run within a request only.
+    pub(crate) request: Option<RequestState>,
+}
+
+/// The part of the data that dies with its request.
+pub(crate) struct RequestState {
+    /// What the host decides about HTTP: no outbound requests.
+    pub(crate) hooks: Hooks,
     /// Models, tensors, configuration.
     pub(crate) nn: NnState,
     /// The deployment's key-value store.
     pub(crate) keyvalue: KeyValueState,
+    /// CPU time so far, and what it may be.
+    pub(crate) meter: Arc<CpuMeter>,
+    pub(crate) guest_cpu_ms_max: u64,
+}
+
+/// Why there is a request wherever a guest's call arrives.
+pub(crate) const IN_A_REQUEST: &str = "a guest runs within a request only";
+
+impl GuestState {
+    /// At a tick: the guest gives way, or has used up its time.
+    pub(crate) fn tick(&self) -> Result<(), CpuExceeded> {
+        let request = self.request.as_ref().expect(IN_A_REQUEST);
+        request.meter.check(request.guest_cpu_ms_max)?;
+        request.meter.note_yield();
+        Ok(())
+    }
 }
 
 impl fmt::Debug for GuestState {
@@ -43,6 +73,7 @@ impl WasiView for GuestState {
 
 impl WasiHttpView for GuestState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+        let hooks = &mut self.request.as_mut().expect(IN_A_REQUEST).hooks;
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks }
     }
 }

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq as _;
 use crate::key::is_secret;
 use crate::{
     Active, Artifacts, ChangeKind, Config, Deployment, Key, Owner, Project, Records, RecordsError, Revision, Tenant,
-    hash_secret,
+    Tools, hash_secret,
 };
 use entries::{Entries, Watched};
 use follow::Follower;
@@ -101,11 +101,12 @@ impl Directory {
     pub(crate) async fn start(
         records: Arc<dyn Records>,
         artifacts: Arc<dyn Artifacts>,
+        tools: Arc<dyn Tools>,
         config: &Config,
     ) -> Result<Self, RecordsError> {
         let idle = Duration::from_millis(config.idle_ms);
         let inner = Arc::new(Inner {
-            follower: Follower::start(Arc::clone(&records)).await?,
+            follower: Follower::start(Arc::clone(&records), tools).await?,
             records,
             keys: Entries::new(config.keys_cached_max, idle),
             projects: Entries::new(config.projects_cached_max, idle),

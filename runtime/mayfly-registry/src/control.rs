@@ -147,8 +147,9 @@ impl Control {
     /// # Errors
     /// [`ControlError`] if the store failed.
     pub async fn directory(&self) -> Result<Directory, ControlError> {
-        let (records, artifacts) = (Arc::clone(&self.records), Arc::clone(&self.artifacts));
-        let start = || Directory::start(records, artifacts, &self.config);
+        let (records, artifacts, tools) =
+            (Arc::clone(&self.records), Arc::clone(&self.artifacts), Arc::clone(&self.tools));
+        let start = || Directory::start(records, artifacts, tools, &self.config);
         Ok(self.shared.directory.get_or_try_init(start).await?.clone())
     }
 

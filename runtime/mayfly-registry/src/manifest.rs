@@ -179,6 +179,7 @@ mod tests {
             [filter]
             block = ["hunter2", "Grüße"]
             [scale]
+            reuse = 100
             concurrency_max = 4
             queue_max = 8
             [build]
@@ -187,7 +188,10 @@ mod tests {
         let manifest = Manifest::parse(text).expect("it is whole");
         assert_eq!(manifest.limits.guest_cpu_ms_max, 250);
         assert_eq!((manifest.filter.block.len(), manifest.share_prefixes), (2, true));
-        assert_eq!(manifest.scale, ScaleSpec { concurrency_max: Some(4), queue_max: Some(8) });
+        assert_eq!(
+            manifest.scale,
+            ScaleSpec { concurrency_max: Some(4), queue_max: Some(8), reuse: Some(100), instance_idle_ms: None }
+        );
         assert_eq!(manifest.models["encoder"].table().device, Device::Cpu);
         let ranker = manifest.models["ranker"].table();
         assert_eq!((ranker.model.as_str(), ranker.device, ranker.all_positions), ("ranker-v2", Device::Cuda, true));

@@ -1,4 +1,6 @@
-//! How many calls of one revision run at once, and how many wait.
+//! How many calls of one revision run at once, how many wait, and what becomes of their instances.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +10,12 @@ use crate::LimitError;
 const CONCURRENCY_MAX: u32 = 1_000_000;
 /// The most calls that any revision may let wait.
 const QUEUE_MAX: u32 = 1_000_000;
+/// The most requests that any revision may let one instance answer; the host may allow less.
+const REUSE_MAX: u32 = 1_000_000;
+/// The longest that any revision may let an instance wait for its next request: an hour; the host may allow less.
+const INSTANCE_IDLE_MS_MAX: u32 = 3_600_000;
+/// As long as a burst pauses.
+const INSTANCE_IDLE_MS: u32 = 10_000;
 
 /// The places of a revision. What the host allows comes first, whatever is written here. Unknown keys are errors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,12 +28,27 @@ pub struct ScaleSpec {
     /// Without it as many may wait as may run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_max: Option<u32>,
+    /// Requests that one instance answers, one at a time. 1, as without it, is a fresh instance for each, and nothing goes
+    /// from one caller to the next; with more, what an earlier request left in the guest's memory is there for a later one,
+    /// whoever sends it. Everything else dies with its request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<u32>,
+    /// How long an instance waits for its next request before it goes; 10 s without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance_idle_ms: Option<u32>,
 }
 
 impl ScaleSpec {
     /// Whether nothing was asked for.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Requests of one instance, and how long it waits for the next; none where each request gets a fresh one.
+    pub fn reuse(&self) -> Option<(u32, Duration)> {
+        let requests = self.reuse.filter(|requests| *requests > 1)?;
+        let idle = self.instance_idle_ms.unwrap_or(INSTANCE_IDLE_MS);
+        Some((requests, Duration::from_millis(idle.into())))
     }
 
     /// All values that are out of range, at once.
@@ -40,6 +63,8 @@ impl ScaleSpec {
         let errors: Vec<_> = [
             check("scale.concurrency_max", self.concurrency_max, 1, CONCURRENCY_MAX),
             check("scale.queue_max", self.queue_max, 0, QUEUE_MAX),
+            check("scale.reuse", self.reuse, 1, REUSE_MAX),
+            check("scale.instance_idle_ms", self.instance_idle_ms, 1, INSTANCE_IDLE_MS_MAX),
         ]
         .into_iter()
         .flatten()
@@ -61,10 +86,24 @@ mod tests {
 
     #[test]
     fn all_problems_at_once() {
-        let scale = ScaleSpec { concurrency_max: Some(0), queue_max: Some(1_000_001) };
-        let errors = scale.validate().expect_err("both are out of range");
-        assert_eq!(errors.iter().map(|e| e.name).collect::<Vec<_>>(), ["scale.concurrency_max", "scale.queue_max"]);
+        let scale = ScaleSpec {
+            concurrency_max: Some(0),
+            queue_max: Some(1_000_001),
+            reuse: Some(0),
+            instance_idle_ms: Some(0),
+        };
+        let errors = scale.validate().expect_err("all are out of range");
+        let names: Vec<_> = errors.iter().map(|e| e.name).collect();
+        assert_eq!(names, ["scale.concurrency_max", "scale.queue_max", "scale.reuse", "scale.instance_idle_ms"]);
         assert!(ScaleSpec { queue_max: Some(0), ..ScaleSpec::default() }.validate().is_ok(), "nobody waits");
+    }
+
+    #[test]
+    fn fresh_unless_asked_for() {
+        let reuse = |reuse, instance_idle_ms| ScaleSpec { reuse, instance_idle_ms, ..ScaleSpec::default() }.reuse();
+        assert_eq!((reuse(None, Some(5)), reuse(Some(1), None)), (None, None));
+        assert_eq!(reuse(Some(7), None), Some((7, Duration::from_secs(10))));
+        assert_eq!(reuse(Some(7), Some(50)), Some((7, Duration::from_millis(50))));
     }
 
     #[test]

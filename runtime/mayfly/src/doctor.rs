@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mayfly_host::PoolSize;
 use mayfly_inference::Inference;
 use serde::Serialize;
 
@@ -42,6 +43,7 @@ impl Check {
 pub fn examine(config: &Config) -> Vec<Check> {
     let mut checks = library(config);
     checks.push(map_count());
+    checks.push(instances(config));
     checks.push(open_files());
     checks.push(memory());
     checks.push(data_folder(config));
@@ -85,11 +87,23 @@ fn map_count() -> Check {
         Some(count) => Check::new(
             NAME,
             Verdict::Warn,
-            format!("{count}: room for about {} instances at once", count / 12),
+            format!("{count}: instances, compiled code and models share it"),
             format!("sysctl -w vm.max_map_count={WANTED} (and in /etc/sysctl.d to keep it)"),
         ),
         None => Check::new(NAME, Verdict::Warn, "could not be read", "needs Linux with /proc mounted"),
     }
+}
+
+fn instances(config: &Config) -> Check {
+    const FEW: u32 = 256;
+    let size = PoolSize::of(&config.host);
+    let verdict = if size.is_too_small() || size.instances() < FEW && size.mend().is_some() {
+        Verdict::Warn
+    } else {
+        Verdict::Good
+    };
+    let mend = size.mend().filter(|_| verdict != Verdict::Good).unwrap_or_default();
+    Check::new("instances", verdict, size.to_string(), mend)
 }
 
 fn open_files() -> Check {

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use mayfly_api::OnnxRuntime;
 use mayfly_calls::{CallParts, Calls, Observer, Recompile};
 use mayfly_gateway::{Gateway, NodeInfo, Parts, ServeError};
-use mayfly_host::Host;
+use mayfly_host::{Host, PoolSize};
 use mayfly_inference::{Copies, CopySettings, ImportPolicy, Inference};
 use mayfly_ledger::{JournalError, PriceBook};
 use mayfly_registry::{Control, SecretKey};
@@ -36,6 +36,8 @@ pub struct Server {
     pub admin: SocketAddr,
     /// The first admin key, on the first start only.
     pub admin_key: Option<SecretKey>,
+    /// How many instances there may be at once, and why not more.
+    pub pool: PoolSize,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
     store: Store,
@@ -113,8 +115,8 @@ impl Server {
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let serving = tokio::spawn(async move { gateway.serve(data_listener, admin_listener, stop).await });
-        tracing::info!(%data, %admin, instances = host.instances_max(), "serving");
-        Ok(Self { data, admin, admin_key, shutdown, serving, store, exporter })
+        tracing::info!(%data, %admin, pool = %host.pool_size(), "serving");
+        Ok(Self { data, admin, admin_key, pool: host.pool_size(), shutdown, serving, store, exporter })
     }
 
     /// Takes no new calls, lets open ones end up to the deadline, cuts the rest, and lets go of the data folder.

@@ -94,7 +94,7 @@ pub struct NewDeployment {
     /// unless asked for; then each key goes on from its own prompts only. Never reaches beyond the deployment.
     #[serde(default)]
     pub share_prefixes: bool,
-    /// How many calls run at once, and how many wait for a place.
+    /// How many calls run at once, how many wait for a place, and how many an instance answers.
     #[serde(default)]
     #[schema(schema_with = scale)]
     pub scale: ScaleSpec,
@@ -112,19 +112,21 @@ fn filter() -> RefOr<Schema> {
 
 /// The schema of the places; the type belongs to a crate without OpenAPI.
 fn scale() -> RefOr<Schema> {
-    let number = |least: u32, text| {
-        ObjectBuilder::new()
-            .schema_type(Type::Integer)
-            .minimum(Some(least))
-            .maximum(Some(1_000_000))
-            .description(Some(text))
+    let number = |least: u32, most: u32, text| {
+        ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most)).description(Some(text))
     };
     let running = "Calls that run at once; more wait. Without it as many run as the host allows, and none waits";
     let waiting = "Calls that wait for a place, in order and within their deadline; one more is refused with 429. \
                    Without it as many may wait as may run";
+    let reuse = "Requests that one instance answers, one at a time, within what the host allows (host.reuse_max). Without it, \
+                 or with 1, each gets a fresh one. With more, what a request leaves in the guest's memory is there for the \
+                 next one, whoever sends it; everything else dies with its request";
+    let idle = "How long an instance waits for its next request before it goes; 10000 without it";
     ObjectBuilder::new()
-        .property("concurrency_max", number(1, running))
-        .property("queue_max", number(0, waiting))
+        .property("concurrency_max", number(1, 1_000_000, running))
+        .property("queue_max", number(0, 1_000_000, waiting))
+        .property("reuse", number(1, 1_000_000, reuse))
+        .property("instance_idle_ms", number(1, 3_600_000, idle))
         .into()
 }
 

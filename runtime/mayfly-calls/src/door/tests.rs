@@ -10,7 +10,8 @@ fn door(calls_max: u32) -> Door {
 }
 
 fn context(concurrency_max: u32, queue_max: u32) -> Context {
-    let scale = ScaleSpec { concurrency_max: Some(concurrency_max), queue_max: Some(queue_max) };
+    let scale =
+        ScaleSpec { concurrency_max: Some(concurrency_max), queue_max: Some(queue_max), ..ScaleSpec::default() };
     Place { scale, ..Place::default() }.call()
 }
 

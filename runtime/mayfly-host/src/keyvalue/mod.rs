@@ -22,7 +22,7 @@ use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use self::bindings::store::Error;
 pub use self::seam::{KeyValue, KeyValueError, KeyValueLimits, KeyValuePage};
 use self::store::Bucket;
-use crate::state::GuestState;
+use crate::state::{GuestState, IN_A_REQUEST};
 
 /// The part of a guest's state that belongs to its key-value store. Lives as long as one request.
 #[derive(Debug)]
@@ -118,6 +118,6 @@ impl HasData for Interfaces {
 pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     bindings::KeyValues::add_to_linker::<GuestState, Interfaces>(linker, |state| KeyValueView {
         table: &mut state.table,
-        keyvalue: &mut state.keyvalue,
+        keyvalue: &mut state.request.as_mut().expect(IN_A_REQUEST).keyvalue,
     })
 }

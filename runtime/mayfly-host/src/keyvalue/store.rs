@@ -4,6 +4,7 @@ use wasmtime::component::{Resource, ResourceTableError};
 
 use super::bindings::store::{Error, Host, HostBucket, KeyResponse};
 use super::{KeyValueState, KeyValueView};
+use crate::leftovers::discard;
 
 /// Keys of one `list-keys`.
 const LISTED_KEYS_MAX: u32 = 1000;
@@ -59,8 +60,7 @@ impl HostBucket for KeyValueView<'_> {
     }
 
     fn drop(&mut self, bucket: Resource<Bucket>) -> wasmtime::Result<()> {
-        self.table.delete(bucket)?;
-        Ok(())
+        discard(self.table, bucket)
     }
 }
 

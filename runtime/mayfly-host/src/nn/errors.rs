@@ -6,6 +6,7 @@ use wasmtime::component::Resource;
 
 use super::NnView;
 use super::bindings::errors::{ErrorCode, Host, HostError};
+use crate::leftovers::discard;
 
 /// Characters of a text that came from ONNX Runtime.
 const FOREIGN_TEXT_CHARS_MAX: usize = 400;
@@ -150,8 +151,7 @@ impl HostError for NnView<'_> {
     }
 
     fn drop(&mut self, error: Resource<NnError>) -> wasmtime::Result<()> {
-        self.table.delete(error)?;
-        Ok(())
+        discard(self.table, error)
     }
 }
 

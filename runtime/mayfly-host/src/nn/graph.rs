@@ -8,6 +8,7 @@ use super::bindings::graph::{ExecutionTarget, Graph, GraphEncoding, Host, HostGr
 use super::errors::NnError;
 use super::inference::HostContext;
 use crate::Grant;
+use crate::leftovers::discard;
 
 /// The resource `graph`.
 #[derive(Debug)]
@@ -48,7 +49,6 @@ impl HostGraphMethods for NnView<'_> {
     }
 
     fn drop(&mut self, graph: Resource<HostGraph>) -> wasmtime::Result<()> {
-        self.table.delete(graph)?;
-        Ok(())
+        discard(self.table, graph)
     }
 }

@@ -7,6 +7,7 @@ use super::bindings::inference::{Host, HostGraphExecutionContext};
 use super::errors::NnError;
 use super::tensor::HostTensor;
 use crate::Grant;
+use crate::leftovers::discard;
 
 /// The resource `graph-execution-context`. It keeps nothing between two runs.
 #[derive(Debug)]
@@ -36,7 +37,6 @@ impl HostGraphExecutionContext for NnView<'_> {
     }
 
     fn drop(&mut self, context: Resource<HostContext>) -> wasmtime::Result<()> {
-        self.table.delete(context)?;
-        Ok(())
+        discard(self.table, context)
     }
 }

@@ -31,7 +31,7 @@ use self::errors::NnError;
 pub(crate) use self::generation::Asker;
 use self::live::LiveBytes;
 use crate::cpu::CpuMeter;
-use crate::state::GuestState;
+use crate::state::{GuestState, IN_A_REQUEST};
 use crate::{Clock, Grant, Grants};
 
 /// The part of a guest's state that belongs to models. Lives as long as one request.
@@ -150,7 +150,7 @@ impl HasData for Interfaces {
 
 /// Links every interface of this module.
 pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
-    link(linker, |state| NnView { table: &mut state.table, nn: &mut state.nn })
+    link(linker, |state| NnView { table: &mut state.table, nn: &mut state.request.as_mut().expect(IN_A_REQUEST).nn })
 }
 
 fn link<T: Send + 'static>(linker: &mut Linker<T>, view: View<T>) -> wasmtime::Result<()> {

@@ -15,6 +15,7 @@ use super::bindings::tensor::{Host, HostTensor as HostTensorMethods, TensorType}
 use super::errors::NnError;
 use super::live::{LiveBytes, Share};
 use super::{NnView, View};
+use crate::leftovers::discard;
 
 /// Dimensions of a refused tensor that are kept to be shown.
 const DIMENSIONS_MAX: usize = 16;
@@ -223,7 +224,6 @@ impl HostTensorMethods for NnView<'_> {
     }
 
     fn drop(&mut self, tensor: Resource<HostTensor>) -> wasmtime::Result<()> {
-        self.table.delete(tensor)?;
-        Ok(())
+        discard(self.table, tensor)
     }
 }

@@ -3,7 +3,7 @@
 
 mod filter;
 mod hostile;
-mod stage;
+pub(crate) mod stage;
 
 use std::sync::Arc;
 use std::time::Duration;

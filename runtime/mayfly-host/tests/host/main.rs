@@ -11,6 +11,7 @@ mod faults;
 mod generation;
 mod guest;
 mod limits;
+mod reuse;
 mod scene;
 mod uploads;
 
@@ -40,7 +41,9 @@ fn main() {
     if args.first().is_some_and(|first| first == "__probe-model") {
         std::process::exit(mayfly_inference::probe_in_child(&args[1..]));
     }
-    let plain = [answers::trials(), faults::trials(), limits::trials(), uploads::trials()].into_iter().flatten();
+    let plain = [answers::trials(), faults::trials(), limits::trials(), reuse::trials(), uploads::trials()]
+        .into_iter()
+        .flatten();
     let trials: Vec<Trial> = plain.chain(generation::all_trials()).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

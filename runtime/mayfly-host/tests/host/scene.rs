@@ -1,6 +1,6 @@
 //! A host on a folder of its own, and calls to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -168,6 +168,7 @@ impl Scene {
             deadline: Instant::now() + Duration::from_millis(self.limits.deadline_ms_max),
             cancel: self.cancel.child_token(),
             log: Arc::clone(&self.log) as _,
+            reuse: None,
         }
     }
 
@@ -209,6 +210,17 @@ impl Scene {
         assert_eq!(answer.body, b"hello, world");
         assert_eq!(self.host.stats().instances, 0);
     }
+}
+
+/// The checkout.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A guest of `tests/fixtures/guests`.
+pub(crate) fn guest_file(name: &str) -> Vec<u8> {
+    let file = root().join(format!("tests/fixtures/guests/target/wasm32-wasip2/release/{name}.wasm"));
+    std::fs::read(file).expect("tests/run.sh builds the guests of tests/fixtures/guests")
 }
 
 pub(crate) fn get() -> http::Request<&'static str> {

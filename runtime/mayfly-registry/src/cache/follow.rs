@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::REVOCATION_BOUND_MS;
-use crate::{Change, ChangeKind, Records, RecordsError};
+use crate::{Change, ChangeKind, Records, RecordsError, Tools};
 
 /// Changes remembered. A value not looked at for longer is simply read again.
 const CHANGES_KEPT_MAX: usize = 4_096;
@@ -20,6 +20,8 @@ const CHANGES_READ: u32 = 1_000;
 #[derive(Debug)]
 pub(super) struct Follower {
     records: Arc<dyn Records>,
+    /// Told of each change of a deployment.
+    tools: Arc<dyn Tools>,
     started: Instant,
     /// When the last successful question began, in milliseconds since `started`.
     asked_ms: AtomicU64,
@@ -39,10 +41,11 @@ struct Log {
 }
 
 impl Follower {
-    pub(super) async fn start(records: Arc<dyn Records>) -> Result<Self, RecordsError> {
+    pub(super) async fn start(records: Arc<dyn Records>, tools: Arc<dyn Tools>) -> Result<Self, RecordsError> {
         let version = records.version().await?;
         Ok(Self {
             records,
+            tools,
             started: Instant::now(),
             asked_ms: AtomicU64::new(0),
             version: AtomicI64::new(version),
@@ -79,11 +82,15 @@ impl Follower {
     }
 
     fn learn(&self, changes: Vec<Change>) {
+        let mut deployments = Vec::new();
         let mut log = self.log();
         for change in changes {
             // Two refreshes may overlap: what one has learnt the other passes over.
             if change.version > log.version {
                 log.version = change.version;
+                if let ChangeKind::Deployment(id) = change.kind {
+                    deployments.push(id);
+                }
                 log.changes.push_back(change);
             }
         }
@@ -93,6 +100,10 @@ impl Follower {
             }
         }
         self.version.store(log.version, Ordering::Release);
+        drop(log);
+        for deployment in deployments {
+            self.tools.changed(deployment);
+        }
     }
 
     /// Asks the store if the last answer is older than the bound: the task that asks may have been held up.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use mayfly_host::{CompileError, ComponentInfo, Host};
 use mayfly_inference::{Copies, ImportError, ImportPolicy, Imported};
-use mayfly_types::Digest;
+use mayfly_types::{DeploymentId, Digest};
 
 /// What a node makes of an artifact for itself, kept under the artifact's digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub trait Tools: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// What the file system said.
     async fn remove(&self, derived: Derived, digest: Digest) -> std::io::Result<()>;
+    /// The deployment has changed or is gone: what this node keeps of it between calls must go.
+    fn changed(&self, deployment: DeploymentId);
     /// Checks the model at `source` and stores it as `dest/<digest in hexadecimal digits>`. Blocking.
     ///
     /// # Errors
@@ -98,6 +100,10 @@ impl Tools for HostTools {
             Derived::Code => self.host.remove_code(digest).await,
             Derived::Copy => self.with_copies(move |copies| copies.remove(digest)).await,
         }
+    }
+
+    fn changed(&self, deployment: DeploymentId) {
+        self.host.forget_instances(deployment);
     }
 
     fn import(&self, source: &Path, dest: &Path) -> Result<Imported, ImportError> {

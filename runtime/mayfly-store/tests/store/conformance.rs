@@ -57,7 +57,12 @@ fn spec(handler: &[u8], models: &[&Model]) -> RevisionSpec {
         limits: GuestLimits::default(),
         filter: FilterSpec { block: vec!["word".to_owned()] },
         share_prefixes: true,
-        scale: ScaleSpec { concurrency_max: Some(3), queue_max: Some(5) },
+        scale: ScaleSpec {
+            concurrency_max: Some(3),
+            queue_max: Some(5),
+            reuse: Some(9),
+            instance_idle_ms: Some(2_000),
+        },
     }
 }
 

@@ -42,6 +42,8 @@ impl CountingTools {
 
 #[async_trait]
 impl Tools for CountingTools {
+    fn changed(&self, _deployment: mayfly_types::DeploymentId) {}
+
     fn has_code(&self, digest: Digest) -> bool {
         self.code.lock().unwrap().contains(&digest)
     }

@@ -51,6 +51,7 @@ async fn serve(json: bool, config: Config) -> anyhow::Result<()> {
     } else {
         println!("data plane     {data}");
         println!("control plane  {admin}");
+        println!("instance pool  {}", server.pool);
         if let Some(key) = key {
             println!("\nThis is the admin key. It is shown only now; only its hash is stored:\n\n    {key}\n");
             println!("Try:\n");

@@ -5,7 +5,8 @@ use mayfly_types::ScaleSpec;
 use super::*;
 
 fn place(concurrency_max: u32, queue_max: u32) -> Place {
-    let scale = ScaleSpec { concurrency_max: Some(concurrency_max), queue_max: Some(queue_max) };
+    let scale =
+        ScaleSpec { concurrency_max: Some(concurrency_max), queue_max: Some(queue_max), ..ScaleSpec::default() };
     Place { scale, ..Place::default() }
 }
 

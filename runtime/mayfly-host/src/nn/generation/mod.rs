@@ -22,6 +22,7 @@ pub(crate) use self::asker::Asker;
 use self::bindings::{Chunk, Error, Host, HostStreamMethods, Options, Prompt, Usage};
 use self::stream::HostStream;
 use super::{Interfaces, NnView, View};
+use crate::leftovers::discard;
 
 /// Links the interface.
 pub(super) fn link<T: Send + 'static>(linker: &mut Linker<T>, view: View<T>) -> wasmtime::Result<()> {
@@ -67,7 +68,6 @@ impl HostStreamMethods for NnView<'_> {
 
     fn drop(&mut self, stream: Resource<HostStream>) -> wasmtime::Result<()> {
         // Dropping it ends the work.
-        self.table.delete(stream)?;
-        Ok(())
+        discard(self.table, stream)
     }
 }

@@ -1,7 +1,6 @@
 //! A host with decoder models, the guest `generate`, and an account that adds everything up.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,11 +13,11 @@ use mayfly_inference::{Device, ImportPolicy, Package};
 use mayfly_types::{Budget, DeploymentId, Digest, HoldId, KeyId, Line, Meter, ModelId, Refusal, RefusalKind, TenantId};
 use serde_json::{Value, json};
 
-use crate::scene::{Answer, Scene, read};
+use crate::scene::{Answer, Scene, guest_file, read, root};
 
 /// Sums of what was held and charged, by meter, times left out.
 #[derive(Debug, Default)]
-pub(super) struct Account {
+pub(crate) struct Account {
     sums: Mutex<Sums>,
     refuses: Option<RefusalKind>,
 }
@@ -32,35 +31,35 @@ struct Sums {
 }
 
 impl Account {
-    pub(super) fn refusing(kind: RefusalKind) -> Arc<Self> {
+    pub(crate) fn refusing(kind: RefusalKind) -> Arc<Self> {
         Arc::new(Self { refuses: Some(kind), ..Self::default() })
     }
 
-    pub(super) fn held(&self) -> Vec<(Meter, u64)> {
+    pub(crate) fn held(&self) -> Vec<(Meter, u64)> {
         self.sums.lock().unwrap().held.clone().into_iter().collect()
     }
 
     /// What is on the bill.
-    pub(super) fn charged(&self) -> Vec<(Meter, u64)> {
+    pub(crate) fn charged(&self) -> Vec<(Meter, u64)> {
         self.sums.lock().unwrap().charged.clone().into_iter().collect()
     }
 
-    pub(super) fn output(&self) -> u64 {
+    pub(crate) fn output(&self) -> u64 {
         self.sums.lock().unwrap().charged.get(&Meter::OutputTokens).copied().unwrap_or(0)
     }
 
     /// Whether time of the model was told.
-    pub(super) fn ran(&self) -> bool {
+    pub(crate) fn ran(&self) -> bool {
         self.sums.lock().unwrap().ran
     }
 
     /// Holds that nobody has given back.
-    pub(super) fn open(&self) -> u64 {
+    pub(crate) fn open(&self) -> u64 {
         self.sums.lock().unwrap().open
     }
 
     /// Waits until every hold was given back.
-    pub(super) async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         let since = Instant::now();
         while self.open() > 0 {
             assert!(since.elapsed() < Duration::from_secs(20), "{} holds are still out", self.open());
@@ -105,35 +104,30 @@ impl Budget for Account {
 
 /// Who calls what; the same one twice may go on from its own prompts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Who {
-    pub(super) deployment: DeploymentId,
-    pub(super) tenant: TenantId,
-    pub(super) key: KeyId,
+pub(crate) struct Who {
+    pub(crate) deployment: DeploymentId,
+    pub(crate) tenant: TenantId,
+    pub(crate) key: KeyId,
 }
 
 impl Who {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { deployment: DeploymentId::new(), tenant: TenantId::new(), key: KeyId::new() }
     }
 }
 
-pub(super) struct Stage {
-    pub(super) scene: Scene,
+pub(crate) struct Stage {
+    pub(crate) scene: Scene,
     digest: Digest,
     grants: Arc<Grants>,
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 impl Stage {
     /// Granted the decoder fixture `model` as `model`, and a model without tokens as `rows`.
-    pub(super) async fn with(model: &str) -> Self {
+    pub(crate) async fn with(model: &str) -> Self {
         let scene = Scene::new();
-        let wasm = root().join("tests/fixtures/guests/target/wasm32-wasip2/release/generate.wasm");
-        let wasm = std::fs::read(wasm).expect("tests/run.sh builds the guests of tests/fixtures/guests");
-        let (_, digest) = scene.compile(&wasm).await.expect("the host offers mayfly:inference/generation");
+        let (_, digest) =
+            scene.compile(&guest_file("generate")).await.expect("the host offers mayfly:inference/generation");
         let grant = |file: &str, name: &str| {
             let source = root().join("tests/fixtures/models").join(file);
             let dest = scene.folder.path().join("models");
@@ -152,17 +146,17 @@ impl Stage {
         Self { scene, digest, grants }
     }
 
-    pub(super) async fn genai() -> Self {
+    pub(crate) async fn genai() -> Self {
         Self::with("decoder_genai").await
     }
 
     /// The same with what its owner decided.
-    pub(super) fn ruled(mut self, rules: impl FnOnce(&mut Grants)) -> Self {
+    pub(crate) fn ruled(mut self, rules: impl FnOnce(&mut Grants)) -> Self {
         rules(Arc::make_mut(&mut self.grants));
         self
     }
 
-    pub(super) async fn invocation(&self, path: &str, plan: &Value, who: Who, account: &Arc<Account>) -> Invocation {
+    pub(crate) async fn invocation(&self, path: &str, plan: &Value, who: Who, account: &Arc<Account>) -> Invocation {
         let request = http::Request::post("/").header("host", "example.test").body("").unwrap();
         let mut invocation = self.scene.invocation(self.digest, request).await;
         let body = Full::new(Bytes::from(plan.to_string())).map_err(|never| match never {}).boxed_unsync();
@@ -179,7 +173,7 @@ impl Stage {
         }
     }
 
-    pub(super) async fn start(
+    pub(crate) async fn start(
         &self,
         path: &str,
         plan: &Value,
@@ -189,19 +183,19 @@ impl Stage {
         self.scene.host.run(&self.scene.inference, invocation).await
     }
 
-    pub(super) async fn answer(&self, path: &str, plan: &Value, who: Who, account: &Arc<Account>) -> Answer {
+    pub(crate) async fn answer(&self, path: &str, plan: &Value, who: Who, account: &Arc<Account>) -> Answer {
         let invocation = self.invocation(path, plan, who, account).await;
         read(self.scene.host.run(&self.scene.inference, invocation).await.unwrap()).await
     }
 
     /// The guest's answer, and the account once everything has been given back.
-    pub(super) async fn ask(&self, path: &str, plan: Value) -> (Value, Arc<Account>) {
+    pub(crate) async fn ask(&self, path: &str, plan: Value) -> (Value, Arc<Account>) {
         let account = Arc::<Account>::default();
         let answer = self.ask_as(path, plan, Who::new(), &account).await;
         (answer, account)
     }
 
-    pub(super) async fn ask_as(&self, path: &str, plan: Value, who: Who, account: &Arc<Account>) -> Value {
+    pub(crate) async fn ask_as(&self, path: &str, plan: Value, who: Who, account: &Arc<Account>) -> Value {
         let answer = self.answer(path, &plan, who, account).await;
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         assert_eq!(answer.status, 200, "{plan}: {text}");
@@ -211,7 +205,7 @@ impl Stage {
     }
 
     /// The kind and text of the error that a plan meets; nothing was held for it.
-    pub(super) async fn error(&self, plan: Value) -> String {
+    pub(crate) async fn error(&self, plan: Value) -> String {
         let (answer, account) = self.ask("/", plan.clone()).await;
         let error = &answer["error"];
         assert!(error.is_object(), "{plan}: {answer}");
@@ -221,7 +215,7 @@ impl Stage {
 }
 
 /// Greedy without the penalties that the model's own configuration asks for, all of `max_tokens`.
-pub(super) fn greedy(tokens: &[u32], max_tokens: u32) -> Value {
+pub(crate) fn greedy(tokens: &[u32], max_tokens: u32) -> Value {
     json!({ "tokens": tokens, "options": {
         "max_tokens": max_tokens, "temperature": 0, "repetition_penalty": 1, "ignore_eos": true } })
 }
