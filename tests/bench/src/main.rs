@@ -18,6 +18,7 @@ mod embeddings;
 mod generation;
 mod ledger;
 mod limits;
+mod live;
 mod load;
 mod measure;
 mod onnx;
@@ -27,6 +28,7 @@ mod row;
 mod server;
 mod soak;
 mod throughput;
+mod victim;
 mod wake;
 mod wire;
 
@@ -81,7 +83,7 @@ impl Bench {
 type Measure = fn(&Bench) -> anyhow::Result<Vec<Row>>;
 
 /// What is measured together, and the rows it gives.
-const MEASURES: [(&[&str], Measure); 18] = [
+const MEASURES: [(&[&str], Measure); 20] = [
     (&[cold::P50, cold::P99, cold::FLOOR], cold::measure),
     (&[embeddings::NAME], embeddings::measure),
     (&[batching::GAIN, batching::PEER], batching::measure),
@@ -92,6 +94,8 @@ const MEASURES: [(&[&str], Measure); 18] = [
     (&[ledger::SETTLE], ledger::settle),
     (&[ledger::ADDED_P50, ledger::ADDED_P99], ledger::added),
     (&[throughput::NAME, throughput::TUNED, throughput::TUNED_P99], throughput::measure),
+    (&[victim::NAME], victim::measure),
+    (&[live::NAME], live::measure),
     (&[limits::TOKENS], limits::tokens),
     (&[limits::MONEY], limits::money),
     (&[overload::GOODPUT, overload::REFUSAL, overload::ADMITTED], overload::measure),

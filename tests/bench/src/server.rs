@@ -90,6 +90,16 @@ impl Server {
         self.child.id()
     }
 
+    /// Memory that is this process's alone or its share of what it shares, and its page tables, bytes.
+    pub(crate) fn memory_bytes(&self) -> anyhow::Result<u64> {
+        let kib = |file: &str, name: &str| -> anyhow::Result<u64> {
+            let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?;
+            let line = text.lines().find(|line| line.starts_with(name)).context(name.to_owned())?;
+            Ok(line.split_whitespace().nth(1).context(name.to_owned())?.parse()?)
+        };
+        Ok((kib("smaps_rollup", "Pss:")? + kib("status", "VmPTE:")?) * 1024)
+    }
+
     /// Resident memory, bytes.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
@@ -101,16 +111,27 @@ impl Server {
 
 /// Stores a component; gives its digest.
 pub(crate) fn upload(admin: &mut Wire, wasm: &[u8]) -> anyhow::Result<String> {
-    let answer = admin.call("PUT", "/api/v1/projects/default/artifacts", wasm)?;
+    upload_to(admin, "default", wasm)
+}
+
+pub(crate) fn upload_to(admin: &mut Wire, project: &str, wasm: &[u8]) -> anyhow::Result<String> {
+    let answer = admin.call("PUT", &format!("/api/v1/projects/{project}/artifacts"), wasm)?;
     ensure!(answer.status < 300, "upload: {}", String::from_utf8_lossy(&answer.body));
     let body: Value = serde_json::from_slice(&answer.body)?;
     body["digest"].as_str().map(str::to_owned).context("the digest")
 }
 
 pub(crate) fn deploy(admin: &mut Wire, name: &str, spec: &Value) -> anyhow::Result<()> {
-    let path = format!("/api/v1/projects/default/deployments/{name}");
-    let answer = admin.call("POST", &path, spec.to_string().as_bytes())?;
-    ensure!(answer.status < 300, "deploy: {}", String::from_utf8_lossy(&answer.body));
+    deploy_to(admin, "default", name, spec)
+}
+
+pub(crate) fn deploy_to(admin: &mut Wire, project: &str, name: &str, spec: &Value) -> anyhow::Result<()> {
+    post(admin, &format!("/api/v1/projects/{project}/deployments/{name}"), spec)
+}
+
+pub(crate) fn post(admin: &mut Wire, path: &str, body: &Value) -> anyhow::Result<()> {
+    let answer = admin.call("POST", path, body.to_string().as_bytes())?;
+    ensure!(answer.status < 300, "POST {path}: {}", String::from_utf8_lossy(&answer.body));
     Ok(())
 }
 
