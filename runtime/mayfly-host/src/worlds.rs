@@ -71,8 +71,12 @@ pub(crate) fn inspect(bytes: &[u8]) -> Result<Names, String> {
     Ok(names)
 }
 
+/// The message may show names of the component's own: bounded, without control characters.
 fn text(error: &wasmparser::BinaryReaderError) -> String {
-    format!("{} (at byte {})", error.message(), error.offset())
+    const MESSAGE_CHARS_MAX: usize = 400;
+    let message = error.message().replace('\n', " ");
+    let message: String = message.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS_MAX).collect();
+    format!("{message} (at byte {})", error.offset())
 }
 
 fn check_kind(bytes: &[u8]) -> Result<(), String> {
@@ -144,8 +148,14 @@ fn is_linked(import: &str) -> bool {
 }
 
 fn check_names(names: &Names) -> Result<(), String> {
-    let mut problems: Vec<String> =
-        names.imports.iter().filter(|import| !is_linked(import)).map(|import| unlinked(import)).collect();
+    // As many as somebody reads: a component may have any number of imports.
+    const SHOWN_MAX: usize = 50;
+    let mut wrong = names.imports.iter().filter(|import| !is_linked(import));
+    let mut problems: Vec<String> = wrong.by_ref().take(SHOWN_MAX).map(|import| unlinked(import)).collect();
+    let more = wrong.count();
+    if more > 0 {
+        problems.push(format!("it imports {more} more that this host does not have"));
+    }
     let handler = |name: &String| {
         name.split_once('@').is_some_and(|(path, version)| path == HANDLER && is_patch_of(version, "0.2"))
     };
@@ -225,6 +235,21 @@ mod tests {
             Err("it imports mayfly:inference/models@0.2.0, which this host does not have; \
              it imports host, which this host does not have"),
         );
+    }
+
+    #[test]
+    fn what_is_said_is_bounded_and_without_control_characters() {
+        let imports = (0..100_000).map(|at| format!("acme:odd/thing{at}")).collect();
+        let error = check_names(&Names { imports, exports: Vec::new() }).expect_err("none of these is linked");
+        assert!(error.contains("thing49,") && error.contains("99950 more") && error.len() < 10_000, "{error}");
+        let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+        let name = b"wasi:a\x01\x1b\n/b";
+        // An export section of one name, which is no name.
+        bytes.extend([11, u8::try_from(name.len()).expect("short") + 6, 1, 1, u8::try_from(name.len()).expect("short")]);
+        bytes.extend(name);
+        bytes.extend([1, 0, 0]);
+        let error = inspect(&bytes).expect_err("that is no name");
+        assert!(!error.contains(char::is_control), "{error:?}");
     }
 
     #[test]
