@@ -245,7 +245,13 @@ mod tests {
         let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
         let name = b"wasi:a\x01\x1b\n/b";
         // An export section of one name, which is no name.
-        bytes.extend([11, u8::try_from(name.len()).expect("short") + 6, 1, 1, u8::try_from(name.len()).expect("short")]);
+        bytes.extend([
+            11,
+            u8::try_from(name.len()).expect("short") + 6,
+            1,
+            1,
+            u8::try_from(name.len()).expect("short"),
+        ]);
         bytes.extend(name);
         bytes.extend([1, 0, 0]);
         let error = inspect(&bytes).expect_err("that is no name");

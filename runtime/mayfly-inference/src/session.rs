@@ -4,6 +4,7 @@
 //! long, is decided in [`crate::residency`]; what a run costs is counted before it gets here.
 
 mod executor;
+mod folding;
 mod inline;
 mod join;
 mod load;

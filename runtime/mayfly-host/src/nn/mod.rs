@@ -117,7 +117,10 @@ impl NnView<'_> {
     /// A new handle. A guest that holds too many traps: most places that make one cannot answer with an error.
     fn push<R: Send + 'static>(&mut self, resource: R) -> wasmtime::Result<Resource<R>> {
         self.table.push(resource).map_err(|error| match error {
-            ResourceTableError::Full => wasmtime::Error::msg(self.nn.too_many_handles()),
+            // The type stays: whoever tells the fault looks for it.
+            ResourceTableError::Full => {
+                wasmtime::Error::from(ResourceTableError::Full).context(self.nn.too_many_handles())
+            }
             error => error.into(),
         })
     }

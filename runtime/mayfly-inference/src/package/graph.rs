@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::division;
 use super::external::External;
 use super::functions::{Body, expanded};
 use super::import::ImportPolicy;
@@ -73,6 +74,7 @@ pub(super) fn check(model: &ModelProto, policy: &ImportPolicy) -> Result<Checked
         return Err(format!("the model has more than {NODES_MAX} nodes"));
     }
     walk.depth(size.depth)?;
+    division::check(model)?;
     let (inputs, outputs, unshaped) = interface(graph)?;
     let wiring = Wiring::of(graph, &inputs);
     let floats = floats(graph);

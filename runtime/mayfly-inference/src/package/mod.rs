@@ -8,6 +8,7 @@ mod batching;
 mod child;
 mod decoder;
 mod describe;
+mod division;
 mod external;
 mod facts;
 mod functions;

@@ -50,6 +50,10 @@ pub(super) struct NodeProto {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct AttributeProto {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(int64, optional, tag = "3")]
+    pub(super) i: Option<i64>,
     #[prost(message, optional, tag = "5")]
     pub(super) t: Option<TensorProto>,
     #[prost(message, optional, tag = "6")]
@@ -116,6 +120,10 @@ pub(super) struct StringStringEntryProto {
 pub(super) struct FunctionProto {
     #[prost(string, tag = "1")]
     pub(super) name: String,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub(super) input: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    pub(super) output: Vec<Bytes>,
     #[prost(message, repeated, tag = "7")]
     pub(super) node: Vec<NodeProto>,
     #[prost(string, tag = "10")]

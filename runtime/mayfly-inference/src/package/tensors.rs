@@ -159,10 +159,11 @@ fn varints(chunks: &[Bytes]) -> u64 {
     chunks.iter().flatten().filter(|byte| *byte & 0x80 == 0).count() as u64
 }
 
-fn int64s(tensor: &TensorProto) -> impl Iterator<Item = i64> + '_ {
+/// The values of an int64 tensor, or of an int32 one that has no raw bytes.
+pub(super) fn int64s(tensor: &TensorProto) -> impl Iterator<Item = i64> + '_ {
     let raw = tensor.raw_data.as_deref().unwrap_or_default();
     let (words, _) = raw.as_chunks::<8>();
-    let packed = tensor.int64_data.iter().flat_map(|chunk| {
+    let packed = tensor.int64_data.iter().chain(&tensor.int32_data).flat_map(|chunk| {
         let mut chunk = chunk.clone();
         std::iter::from_fn(move || prost::encoding::decode_varint(&mut chunk).ok().map(u64::cast_signed))
     });

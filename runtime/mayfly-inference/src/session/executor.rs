@@ -19,6 +19,8 @@ use crate::{Device, LoadError, Resident, RunError};
 
 /// A run that moved more than this leaves an arena worth shrinking.
 const LARGE_RUN_BYTES: u64 = 8 << 20;
+/// A run that took longer may have needed memory on its way that neither inputs nor outputs show.
+const LONG_RUN: Duration = Duration::from_millis(50);
 /// So long after the last large run, the next run shrinks the arena. A steady load of large runs never pays for it.
 const SHRINK_AFTER: Duration = Duration::from_secs(5);
 
@@ -361,7 +363,9 @@ impl Executor {
 
     fn run_one(&self, session: &mut Session, request: &Request, running: &Running) -> Result<Done, RunError> {
         let done = run::run(session, request, running.options());
-        self.ran(request.input_bytes(), done.as_ref().map_or(0, |done| done.bytes));
+        // One that failed may have failed because of what it made.
+        let small = done.as_ref().is_ok_and(|done| is_small(request.input_bytes(), done.bytes, done.run));
+        self.ran(small);
         if let Ok(done) = &done {
             self.pace.took(request.input_bytes(), done.run);
         }
@@ -377,16 +381,23 @@ impl Executor {
         let done = run::run_joined(session, requests, running.options());
         let inputs = requests.iter().map(|request| request.input_bytes()).sum();
         let outputs = done.iter().flatten().flatten().map(|done| done.bytes).sum();
-        self.ran(inputs, outputs);
+        let failed = !done.as_ref().is_ok_and(|all| all.iter().all(Result::is_ok));
+        let run = done.iter().flatten().flatten().map(|done| done.run).max().unwrap_or_default();
+        self.ran(!failed && is_small(inputs, outputs, run));
         done
     }
 
-    fn ran(&self, input_bytes: u64, output_bytes: u64) {
+    fn ran(&self, small: bool) {
         self.batches.fetch_add(1, Ordering::Relaxed);
-        if input_bytes.saturating_add(output_bytes) > LARGE_RUN_BYTES {
+        if !small {
             *self.large.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
     }
+}
+
+/// Whether a run leaves no arena worth shrinking.
+fn is_small(input_bytes: u64, output_bytes: u64, run: Duration) -> bool {
+    input_bytes.saturating_add(output_bytes) <= LARGE_RUN_BYTES && run < LONG_RUN
 }
 
 /// Asks the C allocator to give free memory back to the system: ONNX Runtime allocates through it.

@@ -12,6 +12,7 @@ use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, ValueType};
 use serde_json::json;
 
+use super::folding::{FOLDED_BYTES_MAX, folded_bytes_max};
 use crate::copies::Copies;
 use crate::library::Library;
 use crate::residency::Weights;
@@ -218,7 +219,8 @@ pub(super) fn session_builder(model: &Model, options: &Options) -> ort::Result<S
         // Weights do not go through the arena, which would round them up to powers of two and keep them.
         .with_device_allocated_initializers()?
         // A pattern is remembered for every combination of shapes ever seen; where callers choose the shapes that has no end.
-        .with_memory_pattern(model.fixed_shapes)?;
+        .with_memory_pattern(model.fixed_shapes)?
+        .with_config_entry(FOLDED_BYTES_MAX, folded_bytes_max(&model.file).to_string())?;
     let spins = options.pool == Pool::Own;
     // Another server in this process may have opened the library with another number.
     if spins || options.threads != options.library.pool_threads {
