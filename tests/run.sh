@@ -59,3 +59,6 @@ echo "[tests] the built-in handlers" >&2
 
 echo "[tests] killing a server" >&2
 ./tests/crash/run.sh --kills 12 --seed 7
+
+echo "[tests] a short time of fuzzing" >&2
+./tests/fuzz/run.sh --seconds 20 --seed 7

@@ -51,7 +51,7 @@ impl Watch {
             loop {
                 std::thread::sleep(LOOK_EVERY);
                 let since = turn.load(Ordering::Relaxed);
-                if since != 0 && millis(begin).saturating_sub(since) > turn_max.as_millis() as u64 {
+                if since != 0 && u128::from(millis(begin).saturating_sub(since)) > turn_max.as_millis() {
                     end(&format!("an input that takes longer than {} s", turn_max.as_secs()));
                 }
                 if resident_bytes() > most {

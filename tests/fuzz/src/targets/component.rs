@@ -110,9 +110,22 @@ impl Target for ComponentTarget {
 
     fn words(&self) -> &'static [&'static [u8]] {
         &[
-            b"\0asm\x0d\0\x01\0", b"\0asm\x01\0\0\0", b"wasi:http/incoming-handler@0.2.12", b"wasi:http/types@0.2.12",
-            b"wasi:cli/exit@0.2.12", b"wasi:nn/tensor@0.2.0-rc-2024-10-28", b"cabi_realloc", b"memory", b"handle",
-            b"\xff\xff\xff\xff\x0f", b"\x80\x80\x80\x80\x08", b"\x40", b"\x03\x40\x0c\x00\x0b", b"\xfc\x0a", b"\xfd\x0f", b"\x0b",
+            b"\0asm\x0d\0\x01\0",
+            b"\0asm\x01\0\0\0",
+            b"wasi:http/incoming-handler@0.2.12",
+            b"wasi:http/types@0.2.12",
+            b"wasi:cli/exit@0.2.12",
+            b"wasi:nn/tensor@0.2.0-rc-2024-10-28",
+            b"cabi_realloc",
+            b"memory",
+            b"handle",
+            b"\xff\xff\xff\xff\x0f",
+            b"\x80\x80\x80\x80\x08",
+            b"\x40",
+            b"\x03\x40\x0c\x00\x0b",
+            b"\xfc\x0a",
+            b"\xfd\x0f",
+            b"\x0b",
         ]
     }
 

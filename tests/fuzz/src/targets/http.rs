@@ -96,7 +96,8 @@ impl HttpTarget {
             self.key,
             body.len()
         );
-        let answer = exchange(self.admin, &[head.as_bytes(), body].concat(), ANSWER_WITHIN).map_err(anyhow::Error::msg)?;
+        let answer =
+            exchange(self.admin, &[head.as_bytes(), body].concat(), ANSWER_WITHIN).map_err(anyhow::Error::msg)?;
         let text = String::from_utf8_lossy(&answer);
         ensure!(text.starts_with("HTTP/1.1 2"), "{method} {path}: {text}");
         match text.split_once("\r\n\r\n") {
@@ -114,7 +115,8 @@ impl HttpTarget {
         if !answer.starts_with(b"HTTP/1.1 201") {
             return Err(format!("a call that must work does not\n{}", String::from_utf8_lossy(&answer)));
         }
-        let answer = exchange(self.admin, b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", ANSWER_WITHIN)?;
+        let answer =
+            exchange(self.admin, b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", ANSWER_WITHIN)?;
         if !answer.starts_with(b"HTTP/1.1 200") {
             return Err(format!("a server that is not ready any more\n{}", String::from_utf8_lossy(&answer)));
         }
@@ -172,17 +174,60 @@ fn exchange(to: SocketAddr, bytes: &[u8], patience: Duration) -> Result<Vec<u8>,
 impl Target for HttpTarget {
     fn words(&self) -> &'static [&'static [u8]] {
         &[
-            b"GET ", b"POST ", b"PUT ", b"DELETE ", b"HEAD ", b"OPTIONS ", b"CONNECT ", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"\r\n",
-            b"\r\n\r\n", b"host: a\r\n", b"authorization: Bearer $CALL\r\n", b"authorization: Bearer $DEPLOY\r\n", b"api-key: $CALL\r\n",
-            b"content-length: 5\r\n", b"content-length: 18446744073709551616\r\n", b"transfer-encoding: chunked\r\n", b"5\r\nhello\r\n",
-            b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"te: trailers\r\n", b"expect: 100-continue\r\n", b"upgrade: h2c\r\n",
-            b"connection: close\r\n", b"idempotency-key: a\r\n", b"/d/fuzz/h/echo", b"/d/fuzz/h/headers?kind=many", b"/d/fuzz/h/stream",
-            b"/d/fuzz/h/trap-mid", b"/v1/chat/completions", b"/v1/embeddings", b"/v1/models", b"/openai/deployments/h/chat/completions?api-version=1",
-            b"/v1/requests/", b"/api/v1/projects/fuzz/deployments/h", b"/api/v1/projects/fuzz/deployments/h/logs?tail=5",
-            b"/api/v1/projects/fuzz/artifacts", b"/api/v1/projects/fuzz/models/m", b"/api/v1/projects/fuzz/deployments/h/estimate",
-            b"/api/v1/projects/fuzz/limits", b"/api/v1/keys", b"/api/v1/usage?from=", b"/api/v1/requests/", b"/metrics", b"/openapi.json",
-            b"{\"model\":\"h\",\"input\":\"x\"}", b"{\"models\":{},\"handler\":{\"builtin\":\"chat\"}}", b"%2e%2e/", b"%00", b"\xff\xfe",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\x04\0\0\0\0\0", b"\0\0\x04\x01\x05\0\0\0\x01\x82\x84\x86\x01",
+            b"GET ",
+            b"POST ",
+            b"PUT ",
+            b"DELETE ",
+            b"HEAD ",
+            b"OPTIONS ",
+            b"CONNECT ",
+            b" HTTP/1.1\r\n",
+            b" HTTP/1.0\r\n",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"host: a\r\n",
+            b"authorization: Bearer $CALL\r\n",
+            b"authorization: Bearer $DEPLOY\r\n",
+            b"api-key: $CALL\r\n",
+            b"content-length: 5\r\n",
+            b"content-length: 18446744073709551616\r\n",
+            b"transfer-encoding: chunked\r\n",
+            b"5\r\nhello\r\n",
+            b"0\r\n\r\n",
+            b"ffffffffffffffff\r\n",
+            b"te: trailers\r\n",
+            b"expect: 100-continue\r\n",
+            b"upgrade: h2c\r\n",
+            b"connection: close\r\n",
+            b"idempotency-key: a\r\n",
+            b"/d/fuzz/h/echo",
+            b"/d/fuzz/h/headers?kind=many",
+            b"/d/fuzz/h/stream",
+            b"/d/fuzz/h/trap-mid",
+            b"/v1/chat/completions",
+            b"/v1/embeddings",
+            b"/v1/models",
+            b"/openai/deployments/h/chat/completions?api-version=1",
+            b"/v1/requests/",
+            b"/api/v1/projects/fuzz/deployments/h",
+            b"/api/v1/projects/fuzz/deployments/h/logs?tail=5",
+            b"/api/v1/projects/fuzz/artifacts",
+            b"/api/v1/projects/fuzz/models/m",
+            b"/api/v1/projects/fuzz/deployments/h/estimate",
+            b"/api/v1/projects/fuzz/limits",
+            b"/api/v1/keys",
+            b"/api/v1/usage?from=",
+            b"/api/v1/requests/",
+            b"/metrics",
+            b"/openapi.json",
+            b"{\"model\":\"h\",\"input\":\"x\"}",
+            b"{\"models\":{},\"handler\":{\"builtin\":\"chat\"}}",
+            b"%2e%2e/",
+            b"%00",
+            b"\xff\xfe",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\0\0\0\x04\0\0\0\0\0",
+            b"\0\0\x04\x01\x05\0\0\0\x01\x82\x84\x86\x01",
         ]
     }
 

@@ -113,12 +113,55 @@ impl Target for PackageTarget {
 
     fn words(&self) -> &'static [&'static [u8]] {
         &[
-            b"../secret.bin", b"weights.bin", b"location", b"offset", b"length", b"18446744073709551615", b"-1", b"/etc/passwd",
-            b"*/_ORT_MEM_ADDR_/*", b"If", b"Loop", b"Scan", b"Constant", b"ConstantOfShape", b"Expand", b"Tile", b"Range",
-            b"Reshape", b"Gather", b"com.microsoft", b"GroupQueryAttention", b"EPContext", b"ai.onnx.ml", b"MatMulNBits",
-            b"Attention", b"Resize", b"Pad", b"Concat", b"Split", b"TopK", b"then_branch", b"else_branch", b"body",
-            b"{\"", b"\":", b"[[", b"null", b"1e400", b"vocab", b"merges", b"added_tokens", b"type", b"BPE", b"Unigram",
-            b"{% for x in y %}", b"{{ 'x' * 999999999 }}", b"input_ids", b"attention_mask", b"past_key_values.0.key",
+            b"../secret.bin",
+            b"weights.bin",
+            b"location",
+            b"offset",
+            b"length",
+            b"18446744073709551615",
+            b"-1",
+            b"/etc/passwd",
+            b"*/_ORT_MEM_ADDR_/*",
+            b"If",
+            b"Loop",
+            b"Scan",
+            b"Constant",
+            b"ConstantOfShape",
+            b"Expand",
+            b"Tile",
+            b"Range",
+            b"Reshape",
+            b"Gather",
+            b"com.microsoft",
+            b"GroupQueryAttention",
+            b"EPContext",
+            b"ai.onnx.ml",
+            b"MatMulNBits",
+            b"Attention",
+            b"Resize",
+            b"Pad",
+            b"Concat",
+            b"Split",
+            b"TopK",
+            b"then_branch",
+            b"else_branch",
+            b"body",
+            b"{\"",
+            b"\":",
+            b"[[",
+            b"null",
+            b"1e400",
+            b"vocab",
+            b"merges",
+            b"added_tokens",
+            b"type",
+            b"BPE",
+            b"Unigram",
+            b"{% for x in y %}",
+            b"{{ 'x' * 999999999 }}",
+            b"input_ids",
+            b"attention_mask",
+            b"past_key_values.0.key",
         ]
     }
 
@@ -206,7 +249,10 @@ fn lay_out(source: &Path, input: &[u8]) -> std::io::Result<()> {
 }
 
 fn fit_to_read(text: &str) -> Result<(), String> {
-    if text.is_empty() || text.len() > 2_000 || text.chars().any(|c| c.is_control() && c != '\n') || text.contains("/tmp/")
+    if text.is_empty()
+        || text.len() > 2_000
+        || text.chars().any(|c| c.is_control() && c != '\n')
+        || text.contains("/tmp/")
     {
         return Err(format!("a refusal that is not fit to be read\n{text:?}"));
     }

@@ -44,7 +44,8 @@ impl Scene {
     pub(crate) fn new(limits: GuestLimits) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let child = std::env::current_exe()?;
-        let config = Config { instances_max: 16, compile_seconds_max: 10, ..Config::default() };
+        // Few mapped components: each has a descriptor, also one whose code was removed, until it makes room.
+        let config = Config { instances_max: 16, compile_seconds_max: 10, code_entries_max: 32, ..Config::default() };
         let host = Host::start(config, folder.path().join("code"), child.clone(), Arc::new(NoData))?;
         let inference = Inference::start(mayfly_inference::Config::default())?;
         std::fs::create_dir(folder.path().join("models"))?;
@@ -82,7 +83,8 @@ impl Scene {
     /// # Errors
     /// A rule that was broken.
     pub(crate) async fn call(&self, digest: Digest, body: Vec<u8>, refuses: bool) -> Result<Went, String> {
-        let (code, _) = self.host.code(digest).await.map_err(|error| format!("code that cannot be mapped: {error:?}"))?;
+        let (code, _) =
+            self.host.code(digest).await.map_err(|error| format!("code that cannot be mapped: {error:?}"))?;
         let account = Arc::new(Account::new(refuses));
         let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
         let request = http::Request::post("/").header("host", "fuzz.test").body(body).map_err(|e| e.to_string())?;
