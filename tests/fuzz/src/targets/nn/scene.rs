@@ -100,6 +100,7 @@ impl Scene {
             deadline: Instant::now() + Duration::from_millis(self.limits.deadline_ms_max),
             cancel: CancellationToken::new(),
             log: Arc::new(NoLog),
+            reuse: None,
         };
         let answer = match self.host.run(&self.inference, invocation).await {
             Ok(running) => read(running).await?,
