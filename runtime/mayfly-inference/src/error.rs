@@ -16,6 +16,9 @@ pub enum StartError {
     /// The library is there and does not fit.
     #[error("ONNX Runtime could not be started: {0}")]
     Unusable(String),
+    /// Tenants' own models are to run in processes of their own, and this system cannot lock those in.
+    #[error("processes for tenants' own models cannot be locked in: {0}")]
+    Sandbox(String),
 }
 
 /// A package was refused at import.
@@ -128,6 +131,47 @@ pub enum RunError {
     /// Outputs are larger than a limit.
     #[error("{0}")]
     TooLarge(String),
+    /// The process for its tenant's own models.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+/// The process that runs one tenant's own models gave nothing. No other tenant notices.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WorkerError {
+    /// It ended before the run did. What had begun is owed.
+    #[error(
+        "the process for this tenant's own models ended before it had answered; it can be started again in {retry_after_ms} ms"
+    )]
+    Crashed {
+        /// From now.
+        retry_after_ms: u64,
+    },
+    /// It has ended a moment ago, and is not started again yet. Nothing ran.
+    #[error("the process for this tenant's own models has just failed; it can be started again in {retry_after_ms} ms")]
+    Resting {
+        /// From now.
+        retry_after_ms: u64,
+    },
+    /// As many processes as may are at work for other tenants. Nothing ran.
+    #[error("{limit} processes for tenants' own models are at work, and no more may be started")]
+    NoPlace {
+        /// `workers.processes_max`.
+        limit: u32,
+    },
+    /// This host runs no such processes.
+    #[error("this host has no processes for tenants' own models")]
+    None,
+}
+
+impl WorkerError {
+    /// When the same run can be tried again, if that is known.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Crashed { retry_after_ms } | Self::Resting { retry_after_ms } => Some(*retry_after_ms),
+            Self::NoPlace { .. } | Self::None => None,
+        }
+    }
 }
 
 /// The tokenizer could not do what it was asked.

@@ -2,7 +2,7 @@
 //!
 //! Entry points: [`Inference::start`] opens ONNX Runtime; [`import`] checks and stores a package;
 //! [`Package::open`] reads a stored one; [`Package::prepare`] checks inputs and counts them;
-//! [`Inference::run`] runs what was prepared. Nobody below this crate is asked for a budget: callers hold
+//! [`Inference::run`] runs what was prepared, and [`Inference::run_apart`] does so in a process of its tenant's own. Nobody below this crate is asked for a budget: callers hold
 //! [`Prepared::hold_lines`] before they run.
 
 mod chat;
@@ -20,12 +20,13 @@ mod runtime;
 mod session;
 mod tensor;
 mod tokenizer;
+mod worker;
 
 pub use chat::{Chat, ChatError};
 pub use config::Config;
 pub use copies::{Copies, CopySettings};
 pub use device::Device;
-pub use error::{ImportError, InputError, LoadError, PackageError, RunError, StartError, TokenizerError};
+pub use error::{ImportError, InputError, LoadError, PackageError, RunError, StartError, TokenizerError, WorkerError};
 pub use generation::{
     Chunk, ChunkToken, Constraint, EngineLoad, Finish, Generation, GenerationAccount, GenerationError,
     GenerationOptions, GenerationRequest, GenerationUsage, OptionError, Sampling, TopToken,
@@ -41,3 +42,6 @@ pub use residency::{DeviceResidency, Residency, Resident};
 pub use runtime::{Caller, Inference, RunStats, RuntimeInfo};
 pub use tensor::{ElementType, Tensor, TensorError};
 pub use tokenizer::{EncodeOptions, Encoding};
+pub use worker::{
+    SandboxPolicy, WorkerConfig, WorkerSettings, WorkerState, WorkersState, missing_from_sandbox, run_worker,
+};

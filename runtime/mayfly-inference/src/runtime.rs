@@ -16,9 +16,11 @@ use self::clock::Bell;
 use crate::generation::{self, Engine, NotTaken, Rejected, Turns};
 use crate::residency::Residents;
 use crate::session::{Done, Executor, Model, Options, Pool, Refused, Request, Ticket};
+use crate::worker::Workers;
 use crate::{
     Config, Copies, CopySettings, DecoderInfo, Device, EngineLoad, Generation, GenerationError, GenerationRequest,
-    LoadError, Output, Package, Prepared, Residency, RunError, StartError, library,
+    LoadError, Output, Package, Prepared, Residency, RunError, StartError, WorkerError, WorkerSettings, WorkersState,
+    library,
 };
 
 /// What `mayfly doctor` and `/api/v1/node` show of the library.
@@ -68,6 +70,8 @@ struct Inner {
     copies: Option<Copies>,
     /// To compile constraints.
     turns: Turns,
+    /// Processes for tenants' own models.
+    workers: Option<Workers>,
     bell: Bell,
 }
 
@@ -85,14 +89,19 @@ impl Inference {
     /// # Errors
     /// [`StartError`].
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_with(config, None)
+        Self::start_with(config, None, None)
     }
 
-    /// As [`Inference::start`], with prepacked copies of models where `config.prepack` is on.
+    /// As [`Inference::start`], with prepacked copies of models where `config.prepack` is on, and with processes for
+    /// tenants' own models.
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start_with(config: Config, copies: Option<CopySettings>) -> Result<Self, StartError> {
+    pub fn start_with(
+        config: Config,
+        copies: Option<CopySettings>,
+        workers: Option<WorkerSettings>,
+    ) -> Result<Self, StartError> {
         config.validate().map_err(|problems| StartError::Unusable(problems.join("; ")))?;
         let threads = config.threads();
         let library = library::open(&config, threads)?;
@@ -114,7 +123,9 @@ impl Inference {
         clock::start(Arc::downgrade(&residents), bell.clone())
             .map_err(|error| StartError::Unusable(format!("no thread for the idle clock: {error}")))?;
         let turns = Turns::new(config.constraint_compiles(), config.generation_waiting_max);
-        Ok(Self(Arc::new(Inner { info, output_bytes_max: config.output_bytes_max, residents, copies, turns, bell })))
+        let workers = workers.map(|settings| Workers::new(settings, info.dylib.clone())).transpose()?;
+        let output_bytes_max = config.output_bytes_max;
+        Ok(Self(Arc::new(Inner { info, output_bytes_max, residents, copies, turns, workers, bell })))
     }
 
     /// Version, place and providers.
@@ -151,6 +162,23 @@ impl Inference {
         started: impl FnOnce() + Send + 'static,
     ) -> Result<(Vec<Output>, RunStats), RunError> {
         self.run_model(package.model(device), prepared.into_request(), caller, Box::new(started)).await
+    }
+
+    /// As [`Inference::run`], in the process of the caller's owner, which is started if it is not there: for packages that
+    /// nobody has vouched for.
+    ///
+    /// # Errors
+    /// [`RunError`]; [`RunError::Worker`] if the process gave nothing.
+    pub async fn run_apart(
+        &self,
+        package: &Arc<Package>,
+        device: Device,
+        prepared: Prepared,
+        caller: Caller<'_>,
+        started: impl FnOnce() + Send + 'static,
+    ) -> Result<(Vec<Output>, RunStats), RunError> {
+        let workers = self.0.workers.as_ref().ok_or(WorkerError::None)?;
+        workers.run(package, device, prepared.into_request(), caller, Box::new(started)).await
     }
 
     pub(crate) async fn run_model(
@@ -363,6 +391,16 @@ impl Inference {
     /// Whether the package is loaded on this device right now.
     pub fn is_loaded(&self, digest: mayfly_types::Digest, device: Device) -> bool {
         self.0.residents.is_loaded(digest, device)
+    }
+
+    /// Whether the package has run in the process that `owner` has right now.
+    pub fn is_loaded_apart(&self, owner: u128, digest: mayfly_types::Digest, device: Device) -> bool {
+        self.0.workers.as_ref().is_some_and(|workers| workers.is_loaded(owner, digest, device))
+    }
+
+    /// The processes for tenants' own models.
+    pub fn workers(&self) -> WorkersState {
+        self.0.workers.as_ref().map(Workers::state).unwrap_or_default()
     }
 
     /// What is loaded right now.

@@ -85,7 +85,7 @@ impl Scene {
 
     fn start_with_child(&self, config: Config, child: PathBuf) -> Inference {
         let (folder, timeout) = (self.copies(), Duration::from_secs(60));
-        Inference::start_with(config, Some(CopySettings { folder, child, timeout, bytes_max: 8 << 30 })).unwrap()
+        Inference::start_with(config, Some(CopySettings { folder, child, timeout, bytes_max: 8 << 30 }), None).unwrap()
     }
 
     /// A model with 64 MiB of weights that differ.

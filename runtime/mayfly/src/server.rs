@@ -76,7 +76,7 @@ impl Server {
             timeout: Duration::from_secs(config.models.probe_seconds_max),
             bytes_max: config.models.probe_bytes_max,
         };
-        let inference = Inference::start_with(config.inference.clone(), Some(copies))?;
+        let inference = Inference::start_with(config.inference.clone(), Some(copies), None)?;
         let host = Host::start(config.host.clone(), store.code_folder().to_owned(), child.clone(), store.key_values())?;
         let control = control(&config, &store, host.clone(), inference.copies().cloned(), &child);
         let directory = control.directory().await?;

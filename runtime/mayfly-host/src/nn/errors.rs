@@ -103,6 +103,7 @@ impl From<RunError> for NnError {
             RunError::Stopped { .. } => Self::new(ErrorCode::Timeout, text),
             RunError::Failed(_) => Self::new(ErrorCode::RuntimeError, without_paths(&text)),
             RunError::TooLarge(text) => Self::too_large(text),
+            RunError::Worker(_) => Self::new(ErrorCode::RuntimeError, format!("busy: {text}")),
         }
     }
 }

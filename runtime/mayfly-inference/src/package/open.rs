@@ -125,6 +125,12 @@ impl Package {
         Weights { graph, beside: self.weight_bytes.saturating_sub(graph) }
     }
 
+    /// Every file of the package, its description first: where it is, and its name within the package.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (PathBuf, &str)> {
+        let names = self.description.files.iter().map(|file| file.path.as_str());
+        std::iter::once(DESCRIPTION).chain(names).map(|name| (self.folder.join(name), name))
+    }
+
     /// Where a file of the package is.
     pub(crate) fn file_path(&self, name: &str) -> PathBuf {
         self.folder.join(name)

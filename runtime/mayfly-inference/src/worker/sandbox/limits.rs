@@ -1,0 +1,59 @@
+//! Limits of the kernel on one process, and rights it does without.
+
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+
+use super::Bounds;
+use crate::Device;
+
+/// A worker yields to the server by this much.
+const NICENESS: i32 = 5;
+/// Files open at once: the library, models while they are loaded, epoll and the like.
+const FILES_MAX: u64 = 256;
+/// Address space that is no memory: code, stacks, what allocators reserve, weights mapped from files that are shared
+/// with others.
+const ADDRESSES_BESIDE: u64 = 8 << 30;
+/// What this binary itself takes before any model.
+const OWN_BYTES: u64 = 128 << 20;
+
+/// Closes what this process inherited beyond its first three descriptors, and ends it with its parent.
+pub(super) fn alone() -> Result<(), String> {
+    // SAFETY: called first in the process: nothing in it owns a descriptor above the first three yet, or uses one again.
+    #[expect(unsafe_code, reason = "closing what nobody here owns has no safe form")]
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    if done != 0 {
+        return Err(format!("inherited files could not be closed: {}", std::io::Error::last_os_error()));
+    }
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| format!("it could outlive the server: {error}"))
+}
+
+/// No capability, whoever started the server, and none to be had again.
+pub(super) fn without_rights() -> Result<(), String> {
+    let none = CapabilitySet::empty();
+    set_no_new_privs(true).map_err(|error| format!("new privileges could not be ruled out: {error}"))?;
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+        .map_err(|error| format!("capabilities could not be dropped: {error}"))
+}
+
+/// Memory, addresses, files, no core file; and a lower priority.
+pub(super) fn bounded(bounds: &Bounds<'_>) -> Result<(), String> {
+    let memory = bounds.memory_bytes_max.saturating_add(OWN_BYTES);
+    let mut limits = vec![
+        (Resource::Data, memory),
+        // The arena is the only file it can write.
+        (Resource::Fsize, bounds.shared_bytes_max),
+        (Resource::Nofile, FILES_MAX),
+        (Resource::Core, 0),
+    ];
+    if bounds.device == Device::Cpu {
+        // A GPU's driver reserves addresses for all memory there is.
+        limits.push((Resource::As, memory.saturating_add(ADDRESSES_BESIDE)));
+    }
+    for (resource, most) in limits {
+        // Never above what the process may have already.
+        let most = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+            .map_err(|error| format!("the limit {resource:?} could not be set to {most}: {error}"))?;
+    }
+    nice(NICENESS).map(drop).map_err(|error| format!("it could not be made to yield: {error}"))
+}

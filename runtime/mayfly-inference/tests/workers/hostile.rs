@@ -1,0 +1,179 @@
+//! A process that a model has taken over, and what it could say to the server.
+
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use mayfly_inference::{RunError, WorkerConfig, WorkerError};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use crate::scene::{ONE, Run, Scene, add, f32s, inputs, is_there, pid, quick, until};
+use crate::trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("whatever_a_process_says_only_its_tenant_hears", whatever_a_process_says_only_its_tenant_hears),
+        trial("a_process_that_says_nothing_is_ended", a_process_that_says_nothing_is_ended),
+        trial("a_process_that_reads_nothing_blocks_nobody", a_process_that_reads_nothing_blocks_nobody),
+        trial("a_process_that_claims_its_space_without_writing_gives_zeros", claims_without_writing),
+    ]
+}
+
+const KINDS: &[&str] = &[
+    "noise",
+    "empty-json",
+    "long-length",
+    "unknown-run",
+    "huge-shape",
+    "many-dimensions",
+    "short-data",
+    "long-data",
+    "wrong-name",
+    "twice",
+    "no-output",
+    "not-a-boolean",
+    "written-without-space",
+    "taken-without-inputs",
+    "ready-again",
+    "oversized-packet",
+    "flood",
+    "exit",
+];
+
+/// The process's side: speaks as the real one does until it has a run, then says `kind`.
+pub(crate) fn worker(kind: &str) {
+    let socket = io::stdin();
+    let socket = socket.as_fd();
+    let mut packet = vec![0; 64 << 10];
+    let mut hear = || {
+        let (len, _) = recv(socket, &mut packet[..], RecvFlags::empty()).unwrap();
+        if len == 0 {
+            std::process::exit(0);
+        }
+        let json = u32::from_le_bytes(packet[..4].try_into().unwrap()) as usize;
+        String::from_utf8_lossy(&packet[4..4 + json]).into_owned()
+    };
+    // The server's end does not block; this one is told not to by its type only.
+    let say = |packet: &[u8]| while send(socket, packet, SendFlags::NOSIGNAL) == Err(rustix::io::Errno::AGAIN) {};
+    let tell = |json: &str, data: &[u8]| {
+        let mut packet = u32::try_from(json.len()).unwrap().to_le_bytes().to_vec();
+        packet.extend_from_slice(json.as_bytes());
+        packet.extend_from_slice(data);
+        say(&packet);
+    };
+    let mut wait = || loop {
+        let mut ready = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ready, None).unwrap();
+        return hear();
+    };
+    wait();
+    tell("\"ready\"", &[]);
+    if kind == "deaf" {
+        std::thread::sleep(Duration::from_secs(600));
+    }
+    let order = wait();
+    assert!(order.contains("\"run\":1"), "{order}");
+    let outputs =
+        |values: &str| format!(r#"{{"outputs":{{"run":1,"load_us":null,"outputs":[{values}],"inline":true}}}}"#);
+    let z = |dimensions: &str| format!(r#"{{"name":"z","element_type":"f32","dimensions":[{dimensions}]}}"#);
+    match kind {
+        "noise" => say(&[0xff; 100]),
+        "empty-json" => tell("", &[]),
+        "long-length" => say(&[0xff, 0xff, 0xff, 0xff, b'{']),
+        "unknown-run" => tell(r#"{"started":{"run":77}}"#, &[]),
+        "huge-shape" => tell(&outputs(&z("4294967295,4294967295,4294967295")), &[0; 4]),
+        "many-dimensions" => tell(&outputs(&z(&["1"; 5000].join(","))), &[0; 4]),
+        "short-data" => tell(&outputs(&z("9")), &[0; 4]),
+        "long-data" => tell(&outputs(&z("1")), &[0; 400]),
+        "wrong-name" => tell(&outputs(&z("1").replace("\"z\"", "\"y\"")), &[0; 4]),
+        "twice" => tell(&outputs(&[z("1"), z("1")].join(",")), &[0; 8]),
+        "no-output" => tell(&outputs(""), &[]),
+        "not-a-boolean" => tell(&outputs(&z("4").replace("f32", "bool")), &[7; 4]),
+        "written-without-space" => tell(r#"{"written":{"run":1}}"#, &[]),
+        "taken-without-inputs" => tell(r#"{"taken":{"run":1}}"#, &[]),
+        "ready-again" => tell("\"ready\"", &[]),
+        "oversized-packet" => say(&vec![b' '; 100 << 10]),
+        "flood" => loop {
+            tell(r#"{"started":{"run":1}}"#, &vec![0; 60 << 10]);
+        },
+        "exit" => std::process::exit(3),
+        "silent" => {}
+        "claims" => {
+            tell(&outputs(&z("100000")).replace("true", "false"), &[]);
+            let space = wait();
+            assert!(space.contains("space"), "{space}");
+            tell(r#"{"written":{"run":1}}"#, &[]);
+        }
+        other => panic!("{other}"),
+    }
+    io::stdout().flush().unwrap();
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+fn program(scene: &Scene, kind: &str) -> std::path::PathBuf {
+    scene.program(&format!("exec {} __hostile {kind}", std::env::current_exe().unwrap().display()))
+}
+
+async fn whatever_a_process_says_only_its_tenant_hears(scene: Scene) {
+    let package = scene.package("add");
+    for kind in KINDS {
+        let inference = scene.start_with_child(quick(), program(&scene, kind));
+        let run = Run::of(&inference, ONE, &package).within(Duration::from_secs(3));
+        let began = Instant::now();
+        let running = run.spawn(add(1.0, 2.0));
+        until("it has started", || pid(&inference, ONE).is_some() || running.is_finished()).await;
+        let failed = running.await.unwrap();
+        match *kind {
+            // Nothing of it is false; it only takes the server's time, until the run's own is over.
+            "flood" => assert!(matches!(failed, Err(RunError::Stopped { started: true })), "{failed:?}"),
+            _ => assert!(matches!(failed, Err(RunError::Worker(WorkerError::Crashed { .. }))), "{kind}: {failed:?}"),
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{kind}: {:?}", began.elapsed());
+        until(kind, || inference.workers().crashes_total == 1 && inference.workers().workers.is_empty()).await;
+        assert!(run.begun() <= 1, "{kind}");
+    }
+}
+
+async fn a_process_that_says_nothing_is_ended(scene: Scene) {
+    let inference = scene.start_with_child(quick(), program(&scene, "silent"));
+    let run = Run::of(&inference, ONE, &scene.package("add")).within(Duration::from_millis(500));
+    let running = run.spawn(add(1.0, 2.0));
+    until("it is there", || pid(&inference, ONE).is_some()).await;
+    let process = pid(&inference, ONE).unwrap();
+    let failed = running.await.unwrap();
+    assert!(matches!(failed, Err(RunError::Stopped { started: false })), "{failed:?}");
+    assert_eq!(run.begun(), 0);
+    until("it is killed", || !is_there(process)).await;
+    until("that is told", || inference.workers().crashes_total == 1).await;
+}
+
+async fn a_process_that_reads_nothing_blocks_nobody(scene: Scene) {
+    let inference = scene.start_with_child(WorkerConfig { runs_max: 1024, ..quick() }, program(&scene, "deaf"));
+    let package = scene.package("add");
+    let numbers = f32s(&[1500], &[1.0; 1500]);
+    let given = inputs(&[("x", numbers.clone()), ("y", numbers)]);
+    // More than the system keeps for it.
+    let run = Run::of(&inference, ONE, &package).within(Duration::from_millis(800));
+    let runs: Vec<_> = (0..200).map(|_| run.spawn(given.clone())).collect();
+    let began = Instant::now();
+    for running in runs {
+        let failed = running.await.unwrap();
+        assert!(
+            matches!(failed, Err(RunError::Stopped { started: false } | RunError::Worker(_) | RunError::Load(_))),
+            "{failed:?}"
+        );
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    until("it is killed", || inference.workers().crashes_total == 1).await;
+    assert_eq!(run.begun(), 0);
+}
+
+async fn claims_without_writing(scene: Scene) {
+    let inference = scene.start_with_child(quick(), program(&scene, "claims"));
+    let run = Run::of(&inference, ONE, &scene.package("add")).within(Duration::from_secs(5));
+    let (outputs, _) = run.go(add(1.0, 2.0)).await.unwrap();
+    assert_eq!(outputs[0].tensor.dimensions(), [100_000]);
+    assert!(outputs[0].tensor.bytes().iter().all(|&byte| byte == 0));
+    assert_eq!(run.begun(), 1, "outputs are owed, whether or not it said that it began");
+}
