@@ -149,6 +149,17 @@ impl Server {
         self.child.wait().unwrap()
     }
 
+    /// The process's number.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// Starts again on the same folder, with other settings.
+    pub(crate) fn restart_with(&mut self, settings: &[(&str, &str)]) {
+        self.environment = settings.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        self.restart();
+    }
+
     /// Starts again on the same folder.
     pub(crate) fn restart(&mut self) {
         let _ = self.child.kill();

@@ -24,6 +24,7 @@ mod hostile_models;
 mod hostile_numbers;
 mod idempotency;
 mod imports;
+mod isolate;
 mod keys;
 mod keyvalue;
 mod lifecycle;

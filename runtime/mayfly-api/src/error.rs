@@ -86,6 +86,8 @@ codes! {
     DeadlineExceeded = "deadline_exceeded", 504, "timeout_error", retry: false, charged: true;
     /// A model could not be loaded or is not there.
     ModelUnavailable = "model_unavailable", 503, "server_error", retry: true, charged: false;
+    /// The process that runs the models this tenant brought has failed.
+    ModelWorkerCrashed = "model_worker_crashed", 503, "server_error", retry: true, charged: true;
     /// The host has no instance, queue place or memory free right now, or is stopping.
     Overloaded = "overloaded", 503, "server_error", retry: true, charged: false;
     /// The store has no room or cannot be written.

@@ -9,7 +9,7 @@ use http::header::HOST;
 use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use mayfly_host::{Code, CodeError, Host, Invocation, Timings};
+use mayfly_host::{Code, CodeError, Host, Invocation, Place, Timings};
 use mayfly_inference::Inference;
 use mayfly_ledger::{Journal, Leases, Outcome, PriceBook};
 use mayfly_types::{Digest, LevelId};
@@ -167,7 +167,8 @@ impl Calls {
     /// Whether the call has to wake code or a model: whatever it was granted and is not there.
     fn wakes(&self, context: &Context) -> bool {
         let Inner { host, inference, .. } = &*self.0;
-        let sleeps = |grant: &mayfly_host::Grant| !inference.is_loaded(grant.package.digest(), grant.device);
+        let tenant = context.resolved.tenant.id;
+        let sleeps = |grant: &mayfly_host::Grant| !grant.is_loaded(inference, tenant);
         !host.is_mapped(context.resolved.revision.spec.handler.digest)
             || !context.dry_run && context.resolved.grants.models.values().any(sleeps)
     }
@@ -306,8 +307,13 @@ impl Calls {
         let of = |grant: &mayfly_host::Grant| {
             resident.iter().find(|model| model.digest == grant.package.digest() && model.device == grant.device)
         };
+        let is_loaded = |grant: &mayfly_host::Grant| match grant.place {
+            Place::Server => of(grant).is_some(),
+            Place::Apart => grant.is_loaded(&self.0.inference, resolved.tenant.id),
+            Place::Nowhere => false,
+        };
         let models_loaded: Vec<(String, bool)> =
-            granted.iter().map(|(alias, grant)| (alias.to_string(), of(grant).is_some())).collect();
+            granted.iter().map(|(alias, grant)| (alias.to_string(), is_loaded(grant))).collect();
         // Two aliases of one model have one session.
         let is_granted = |model: &&mayfly_inference::Resident| {
             granted.iter().any(|(_, grant)| model.digest == grant.package.digest() && model.device == grant.device)
@@ -336,6 +342,7 @@ impl Calls {
         let code = self.0.host.stats();
         let residency = self.0.inference.residency();
         let bytes = residency.models.iter().map(|model| model.bytes).sum();
+        let workers = self.0.inference.workers();
         let mut status = NodeStatus {
             calls_open: u64::from(self.0.entrance.door.open()),
             calls_waiting: u64::from(self.0.entrance.door.waiting()),
@@ -346,6 +353,7 @@ impl Calls {
             engines: self.0.inference.generation_load(),
             models: (size(residency.models.len()), residency.loads_total, residency.unloads_total, bytes),
             devices: residency.devices,
+            workers: (size(workers.workers.len()), workers.starts_total, workers.crashes_total),
             ..NodeStatus::default()
         };
         self.0.opener.counters.fill(&mut status);

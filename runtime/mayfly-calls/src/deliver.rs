@@ -355,7 +355,7 @@ async fn fail(call: &OpenCall, broken: Broken, timings: &Timings, head: Head) {
     }
     let cause = match &broken {
         // A guest that gives up because a limit of ours was in its way.
-        Broken::Failed(HostError::Guest(_)) => call.known_cause(),
+        Broken::Failed(HostError::Guest(_)) => call.known_cause(timings),
         _ => None,
     };
     refuse(call, cause.unwrap_or_else(|| broken.failure(call)), timings, head).await;

@@ -1,5 +1,7 @@
 //! Calls that end in our own answer instead of the guest's: which error, what the caller reads, how the ledger sees it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response};
@@ -64,6 +66,17 @@ impl Failure {
     pub(crate) fn deadline(limit_ms: u64) -> Self {
         let message = format!("the call did not answer within this deployment's deadline_ms_max = {limit_ms}");
         Self::new(ErrorCode::DeadlineExceeded, message, Some(Outcome::Deadline))
+    }
+
+    /// The process that runs the models this tenant brought has failed; it can be started again in `rest`.
+    pub(crate) fn worker_crashed(rest: Duration) -> Self {
+        let ms = u64::try_from(rest.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        let message = format!(
+            "the process that runs this tenant's own models has failed, by a model's fault as a rule; it can be started \
+             again in {ms} ms"
+        );
+        let failure = Self::new(ErrorCode::ModelWorkerCrashed, message, Some(Outcome::GuestFault));
+        Self { retry: Some(Retry::Exact(ms)), ..failure }
     }
 
     /// Our own fault; `detail` is for the log.
@@ -357,6 +370,13 @@ mod tests {
         assert!(hopeless(line(Meter::InputTokens, None)), "tokens");
         assert!(hopeless(line(Meter::Rows, Some(7))), "a price");
         assert!(!hopeless(line(Meter::Rows, None)) && !hopeless(line(Meter::GuestCpuMicros, None)));
+    }
+
+    #[test]
+    fn a_failed_process_has_its_own_code_and_a_true_time() {
+        let failure = Failure::worker_crashed(Duration::from_micros(249_001));
+        assert_eq!(failure.outcome, Some(Outcome::GuestFault));
+        check(failure, (503, "model_worker_crashed", Some("1"), Some("250"), false, false));
     }
 
     #[test]

@@ -176,16 +176,18 @@ impl OpenCall {
             return None;
         }
         let late = || timings.generation_out_of_time.then(|| Failure::deadline(self.deadline_ms));
-        self.known_cause().or_else(late)
+        self.known_cause(timings).or_else(late)
     }
 
-    /// Why a call most likely failed, as far as limits of ours are the cause.
-    pub(crate) fn known_cause(&self) -> Option<Failure> {
+    /// Why a call most likely failed, as far as limits of ours, or the process of its tenant's models, are the cause.
+    pub(crate) fn known_cause(&self, timings: &Timings) -> Option<Failure> {
         if let Some(refusal) = self.budget.refusal() {
             return Some(refusal.into());
         }
-        let too_large = self.too_large.load(Ordering::Relaxed);
-        too_large.then(|| Failure::too_large(self.request_body_bytes_max, Some(Outcome::Refused)))
+        if self.too_large.load(Ordering::Relaxed) {
+            return Some(Failure::too_large(self.request_body_bytes_max, Some(Outcome::Refused)));
+        }
+        timings.models_back.map(|back| Failure::worker_crashed(back.saturating_duration_since(Instant::now())))
     }
 
     /// What every answer carries.

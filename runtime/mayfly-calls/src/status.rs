@@ -65,6 +65,8 @@ pub struct NodeStatus {
     pub code: (u64, u64),
     /// Models loaded, loads and unloads made, bytes measured.
     pub models: (u64, u64, u64, u64),
+    /// Processes of tenants' own models: there now, started, and ended otherwise than they should.
+    pub workers: (u64, u64, u64),
     /// The host's own answers in place of a handler's, by error code; each code once.
     pub errors_total: Vec<(&'static str, u64)>,
     /// From a call's head to its settlement.

@@ -64,6 +64,11 @@ pub(crate) fn text(figures: &Figures) -> String {
     let help = "Memory of their own that loading the models took, as measured.";
     page.single("mayfly_model_bytes", "gauge", help, status.models.3);
     residency(&mut page, &status.devices);
+    page.single("mayfly_workers", "gauge", "Processes of tenants' own models.", status.workers.0);
+    let help = "Processes of tenants' own models that were started.";
+    page.single("mayfly_worker_starts_total", "counter", help, status.workers.1);
+    let help = "Processes of tenants' own models that failed.";
+    page.single("mayfly_worker_crashes_total", "counter", help, status.workers.2);
     let help = "What the runs of a call waited for their executors, of calls that ran a model over wasi:nn.";
     page.histogram("mayfly_inference_queue_wait_seconds", help, &status.inference_queue_seconds);
     let help = "From a call's head to the first token that its handler was handed, of calls that generated.";
@@ -227,6 +232,7 @@ mod tests {
                 instances_kept: (1, 4),
                 code: (1, 4),
                 models: (1, 2, 1, 4096),
+                workers: (3, 8, 5),
                 call_seconds: (vec![(0.001, 1), (0.1, 3), (f64::INFINITY, 4)], 1.5),
                 ..NodeStatus::default()
             },
@@ -275,6 +281,9 @@ mod tests {
             "mayfly_code_mapped 1",
             "mayfly_models_loaded 1",
             "mayfly_model_loads_total 2",
+            "mayfly_workers 3",
+            "mayfly_worker_starts_total 8",
+            "mayfly_worker_crashes_total 5",
             "mayfly_guest_cpu_seconds_total 1.5",
             "mayfly_errors_total{code=\"rate_limited\"} 5",
             "mayfly_deployment_calls_total{project=\"p\",deployment=\"z\"} 1",

@@ -48,7 +48,7 @@ pub use config::Config;
 pub use engine::Host;
 pub use error::{CodeError, CompileError, GuestFault, HostError, StartError};
 pub use filter::{ChoiceFilter, FilterError, TextFilter, Verdict, text_filter};
-pub use grants::{Grant, Grants};
+pub use grants::{Grant, Grants, Place};
 pub use idle::Reuse;
 pub use keyvalue::{KeyValue, KeyValueError, KeyValueLimits, KeyValuePage};
 pub use log::{LogLine, LogSink, LogStream};

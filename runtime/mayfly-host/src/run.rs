@@ -90,6 +90,8 @@ pub struct Timings {
     /// A generation was stopped because the call's time was up. It ends a little earlier than the call, so that the
     /// handler can still say so.
     pub generation_out_of_time: bool,
+    /// The process of this tenant's own models has failed. From then on runs can succeed again.
+    pub models_back: Option<Instant>,
     /// When the guest was handed the first token of a generation.
     pub first_token: Option<Instant>,
     /// How choices of generations ended.

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq as _;
 use crate::key::is_secret;
 use crate::{
     Active, Artifacts, ChangeKind, Config, Deployment, Key, Owner, Project, Records, RecordsError, Revision, Tenant,
-    Tools, hash_secret,
+    TenantModels, Tools, hash_secret,
 };
 use entries::{Entries, Watched};
 use follow::Follower;
@@ -75,6 +75,7 @@ pub struct Directory(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     records: Arc<dyn Records>,
+    tenant_models: TenantModels,
     follower: Follower,
     keys: Entries<[u8; 32], Key>,
     projects: Entries<Name, Project>,
@@ -108,6 +109,7 @@ impl Directory {
         let inner = Arc::new(Inner {
             follower: Follower::start(Arc::clone(&records), tools).await?,
             records,
+            tenant_models: config.tenant_models,
             keys: Entries::new(config.keys_cached_max, idle),
             projects: Entries::new(config.projects_cached_max, idle),
             deployments: Entries::new(config.deployments_cached_max, idle),
@@ -208,6 +210,7 @@ impl Directory {
             price_names.insert(model.id, price_name);
             let grant = Grant {
                 model: model.id,
+                place: model.place(self.0.tenant_models),
                 name: model.name,
                 package: self.0.packages.get(model.digest).await?,
                 device: wanted.device,

@@ -7,6 +7,19 @@ use serde::{Deserialize, Serialize};
 /// its caches.
 pub const REVOCATION_BOUND_MS: u64 = 2_000;
 
+/// What becomes of models that tenants bring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TenantModels {
+    /// They run in the server's own process once the operator has approved them, and not before.
+    #[default]
+    Approve,
+    /// They run in a process of their tenant's own until the operator has approved them.
+    Isolate,
+    /// They are not taken.
+    Refuse,
+}
+
 /// Settings of [`crate::Control`] and [`crate::Directory`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -14,6 +27,9 @@ pub struct Config {
     /// Bytes of an uploaded component: the host's limit, set where the two are put together.
     #[serde(skip)]
     pub component_bytes_max: u64,
+    /// What becomes of models that tenants bring: a setting of the server's, as above.
+    #[serde(skip)]
+    pub tenant_models: TenantModels,
     /// Bytes of all files of an uploaded model.
     pub model_bytes_max: u64,
     /// Files of an uploaded model.
@@ -44,6 +60,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             component_bytes_max: 64 << 20,
+            tenant_models: TenantModels::Approve,
             model_bytes_max: 32 << 30,
             model_files_max: 256,
             compiles_running_max: 2,

@@ -208,7 +208,8 @@ impl Control {
     }
 
     /// Imports the package in `folder` (below [`Artifacts::staging`]; removed afterwards) and registers it. A model
-    /// of the host is approved at once, one of a project when the operator does so.
+    /// of the host is approved at once, one of a project when the operator does so; until then it runs nowhere, or in a
+    /// process of its tenant's own ([`crate::TenantModels`]).
     ///
     /// # Errors
     /// [`ControlError`].

@@ -25,11 +25,12 @@ pub use actor::Actor;
 pub use artifacts::{ArtifactError, Artifacts};
 pub use audit::{AuditQuery, AuditRow};
 pub use cache::{Directory, DirectoryStats, Resolved};
-pub use config::{Config, REVOCATION_BOUND_MS};
+pub use config::{Config, REVOCATION_BOUND_MS, TenantModels};
 pub use control::{Control, DeployRequest, Deployed, Derived, HandlerSource, KeyRequest, Tools};
 pub use error::{ControlError, RecordsError};
 pub use key::{KeyScope, SecretKey, hash_secret};
 pub use manifest::{Build, Manifest, ManifestError, ModelEntry, ModelTable};
+pub use mayfly_host::Place;
 pub use record::{
     Active, Deployment, HandlerRecord, Key, Model, ModelGrant, Owner, Project, Revision, RevisionSpec, Slot, Tenant,
 };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use mayfly_host::Place;
 use mayfly_inference::{Device, ModelInfo};
 use mayfly_types::{
     DeploymentId, Digest, FilterSpec, GuestLimits, KeyId, LevelLimits, ModelId, Name, ProjectId, RevisionId, ScaleSpec,
@@ -10,7 +11,7 @@ use mayfly_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::KeyScope;
+use crate::{KeyScope, TenantModels};
 
 /// Owns projects and pays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,10 +119,21 @@ pub struct Model {
     pub digest: Digest,
     /// What it is.
     pub info: ModelInfo,
-    /// Whether the operator lets it run. Always true for [`Owner::Host`].
+    /// Whether the operator has vouched for it. Always true for [`Owner::Host`].
     pub approved: bool,
     /// When it was added.
     pub created_at: i64,
+}
+
+impl Model {
+    /// In which process it runs on a host with this policy.
+    pub fn place(&self, policy: TenantModels) -> Place {
+        match policy {
+            _ if self.approved => Place::Server,
+            TenantModels::Isolate => Place::Apart,
+            TenantModels::Approve | TenantModels::Refuse => Place::Nowhere,
+        }
+    }
 }
 
 /// The handler of a revision.

@@ -83,7 +83,7 @@ pub trait Records: Send + Sync + std::fmt::Debug {
 
     /// Makes the deployment if there is none of that name, adds a revision (or finds the active one with an equal
     /// spec: then nothing changes) and makes it active: one transaction. True if a revision was added. `NotFound` if
-    /// a model it is granted has lost its name or is not approved.
+    /// a model it is granted has lost its name.
     async fn deploy(
         &self,
         project: ProjectId,

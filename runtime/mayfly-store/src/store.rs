@@ -36,6 +36,7 @@ pub struct Store {
     key_values: SqliteKeyValue,
     code: PathBuf,
     models: PathBuf,
+    workers: PathBuf,
 }
 
 impl Store {
@@ -68,7 +69,8 @@ impl Store {
         let artifacts = FileArtifacts::open(&folder.join("artifacts"), &node_folder.join("staging"), None)
             .map_err(io("artifacts/"))?;
         let key_values = SqliteKeyValue::new(db.clone());
-        Ok(Self { db, node, artifacts, key_values, code: node_folder.join("code"), models: node_folder.join("models") })
+        let [code, models, workers] = ["code", "models", "workers"].map(|name| node_folder.join(name));
+        Ok(Self { db, node, artifacts, key_values, code, models, workers })
     }
 
     /// Tenants, projects, keys, models, deployments.
@@ -94,6 +96,11 @@ impl Store {
     /// Where prepacked copies of models are kept: on this node, never shared.
     pub fn models_folder(&self) -> &Path {
         &self.models
+    }
+
+    /// Where each worker process's view of its models is kept: on this node, never shared.
+    pub fn workers_folder(&self) -> &Path {
+        &self.workers
     }
 
     /// This node and this start of it.

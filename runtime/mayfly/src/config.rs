@@ -29,8 +29,10 @@ pub struct Config {
     pub host: mayfly_host::Config,
     /// ONNX Runtime.
     pub inference: mayfly_inference::Config,
-    /// The first load of a model.
+    /// The first load of a model, and who may bring one.
     pub models: Models,
+    /// Processes of tenants' own models.
+    pub workers: mayfly_inference::WorkerConfig,
     /// Spans for a collector.
     pub telemetry: mayfly_telemetry::Config,
 }
@@ -61,7 +63,7 @@ pub struct Ledger {
     pub unapplied_bytes_max: u64,
 }
 
-/// The first load of a model.
+/// The first load of a model, and who may bring one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Models {
@@ -69,6 +71,8 @@ pub struct Models {
     pub probe_seconds_max: u64,
     /// Memory for the first load.
     pub probe_bytes_max: u64,
+    /// What becomes of models that tenants bring.
+    pub tenant_models: mayfly_registry::TenantModels,
 }
 
 impl Config {
@@ -108,6 +112,7 @@ impl Config {
         problems.extend(self.inference.validate().err().into_iter().flatten());
         problems.extend(self.gateway.validate().err().into_iter().flatten());
         problems.extend(self.registry.validate().err().into_iter().flatten());
+        problems.extend(self.workers.validate().err().into_iter().flatten());
         problems.extend(self.telemetry.validate().err().into_iter().flatten());
         if self.server.listen == self.server.admin_listen && self.server.listen.port() != 0 {
             problems.push("server.listen and server.admin_listen must differ".to_owned());
@@ -165,6 +170,8 @@ mod tests {
         assert_eq!(config.inference, mayfly_inference::Config::default());
         assert_eq!(config.calls, mayfly_calls::Config::default());
         assert_eq!(config.registry, mayfly_registry::Config::default());
+        assert_eq!(config.workers, mayfly_inference::WorkerConfig::default());
+        assert_eq!(config.models.tenant_models, mayfly_registry::TenantModels::default());
         assert_eq!(config.gateway, mayfly_gateway::GatewayConfig::default());
         assert_eq!(config.telemetry, mayfly_telemetry::Config::default());
         let store =

@@ -47,7 +47,23 @@ pub fn examine(config: &Config) -> Vec<Check> {
     checks.push(open_files());
     checks.push(memory());
     checks.push(data_folder(config));
+    checks.push(sandbox(config));
     checks
+}
+
+/// What processes of tenants' own models could be locked in with.
+fn sandbox(config: &Config) -> Check {
+    const NAME: &str = "sandbox";
+    let missing = mayfly_inference::missing_from_sandbox();
+    if missing.is_empty() {
+        return Check::new(NAME, Verdict::Good, "Landlock and seccomp: tenants' own models can be isolated", "");
+    }
+    let isolates = config.models.tenant_models == mayfly_registry::TenantModels::Isolate;
+    let required = config.workers.sandbox == mayfly_inference::SandboxPolicy::Required;
+    let verdict = if isolates && required { Verdict::Bad } else { Verdict::Warn };
+    let mend =
+        "only matters with models.tenant_models = \"isolate\"; there workers.sandbox = \"best-effort\" goes without";
+    Check::new(NAME, verdict, missing.join("; "), mend)
 }
 
 fn library(config: &Config) -> Vec<Check> {

@@ -11,9 +11,9 @@ use mayfly_api::OnnxRuntime;
 use mayfly_calls::{CallParts, Calls, Observer, Recompile};
 use mayfly_gateway::{Gateway, NodeInfo, Parts, ServeError};
 use mayfly_host::{Host, PoolSize};
-use mayfly_inference::{Copies, CopySettings, ImportPolicy, Inference};
+use mayfly_inference::{Copies, CopySettings, ImportPolicy, Inference, WorkerSettings};
 use mayfly_ledger::{JournalError, PriceBook};
-use mayfly_registry::{Control, SecretKey};
+use mayfly_registry::{Control, SecretKey, TenantModels};
 use mayfly_store::Store;
 use mayfly_telemetry::{Exporter, Node};
 use mayfly_types::Digest;
@@ -76,7 +76,18 @@ impl Server {
             timeout: Duration::from_secs(config.models.probe_seconds_max),
             bytes_max: config.models.probe_bytes_max,
         };
-        let inference = Inference::start_with(config.inference.clone(), Some(copies), None)?;
+        let isolates = config.models.tenant_models == TenantModels::Isolate;
+        let workers = isolates.then(|| WorkerSettings {
+            config: config.workers.clone(),
+            child: child.clone(),
+            folder: store.workers_folder().to_owned(),
+        });
+        if !isolates {
+            // What an earlier start with another policy left there.
+            let folder = store.workers_folder().to_owned();
+            let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(folder)).await;
+        }
+        let inference = Inference::start_with(config.inference.clone(), Some(copies), workers)?;
         let host = Host::start(config.host.clone(), store.code_folder().to_owned(), child.clone(), store.key_values())?;
         let control = control(&config, &store, host.clone(), inference.copies().cloned(), &child);
         let directory = control.directory().await?;
@@ -147,8 +158,11 @@ fn control(config: &Config, store: &Store, host: Host, copies: Option<Copies>, c
         copies,
         ..ImportPolicy::default()
     };
-    let settings =
-        mayfly_registry::Config { component_bytes_max: config.host.component_bytes_max, ..config.registry.clone() };
+    let settings = mayfly_registry::Config {
+        component_bytes_max: config.host.component_bytes_max,
+        tenant_models: config.models.tenant_models,
+        ..config.registry.clone()
+    };
     Control::new(store.records(), store.artifacts(), host, builtins::components(), policy, child.to_owned())
         .configure(settings)
 }

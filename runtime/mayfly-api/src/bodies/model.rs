@@ -28,6 +28,19 @@ pub enum ModelOwner {
     Project,
 }
 
+/// In which process a model runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RunsIn {
+    /// In the server's own.
+    #[default]
+    Server,
+    /// In a process of its tenant's own.
+    Apart,
+    /// Nowhere, until the operator has approved it.
+    Nowhere,
+}
+
 /// The size of one dimension: a number, a name shared within one run, or null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
@@ -71,8 +84,11 @@ pub struct Model {
     /// The stored package.
     #[schema(value_type = String)]
     pub digest: Digest,
-    /// Whether the operator lets it run.
+    /// Whether the operator has vouched for it.
     pub approved: bool,
+    /// In which process it runs.
+    #[serde(default)]
+    pub runs: RunsIn,
     /// When it was added.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

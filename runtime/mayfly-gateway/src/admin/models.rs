@@ -1,4 +1,5 @@
-//! Models. The operator imports them for everybody; a project brings its own, which run once the operator approved them.
+//! Models. The operator imports them for everybody; a project brings its own, which run once the operator approved them, or
+//! apart.
 
 use axum::Json as Reply;
 use axum::extract::{Path, Request, State};
@@ -27,7 +28,7 @@ pub(crate) async fn list_host(
 ) -> Answer<Reply<Page<Model>>> {
     let all = gateway.records().models(None).await?;
     let seen = all.iter().filter(|model| caller.reach == Reach::Host || model.owner == Owner::Host);
-    sorted(seen.map(show::model).collect(), &query)
+    sorted(seen.map(|model| gateway.show_model(model)).collect(), &query)
 }
 
 /// One of the operator's models.
@@ -38,7 +39,7 @@ pub(crate) async fn show_host(
     _: Caller,
     Path(name): Path<String>,
 ) -> Answer<Reply<Model>> {
-    Ok(Reply(show::model(&named(&gateway, Owner::Host, &name).await?)))
+    Ok(Reply(gateway.show_model(&named(&gateway, Owner::Host, &name).await?)))
 }
 
 /// Imports a model for everybody. For the operator only. The body is a tar archive of the package's files.
@@ -79,7 +80,7 @@ pub(crate) async fn list(
 ) -> Answer<Reply<Page<Model>>> {
     let project = caller.project(&gateway, &project).await?;
     let models = gateway.records().models(Some(project.id)).await?;
-    sorted(models.iter().map(show::model).collect(), &query)
+    sorted(models.iter().map(|model| gateway.show_model(model)).collect(), &query)
 }
 
 /// A model a project can be granted: its own of that name, else the operator's.
@@ -97,10 +98,10 @@ pub(crate) async fn show(
         Some(model) => model,
         None => named(&gateway, Owner::Host, &name).await?,
     };
-    Ok(Reply(show::model(&model)))
+    Ok(Reply(gateway.show_model(&model)))
 }
 
-/// Imports a model of the project. It runs once the operator has approved it. The body is a tar archive of the package's files.
+/// Imports a model of the project. What runs it, and whether the operator has to approve it first, is in the answer's `runs`. The body is a tar archive of the package's files.
 #[utoipa::path(post, path = "/api/v1/projects/{project}/models/{name}", tag = "models",
     params(("project" = String, Path, description = "The project's name"), ("name" = String, Path, description = "The model's name")),
     request_body(content = Vec<u8>, description = "A tar archive", content_type = "application/x-tar"),
@@ -128,7 +129,7 @@ pub(crate) async fn remove(
     delete(&gateway, &caller, Owner::Project(project.id), &name).await
 }
 
-/// Lets a project's model run. For the operator only.
+/// Lets a project's model run in the server's own process. For the operator only.
 #[utoipa::path(post, path = "/api/v1/projects/{project}/models/{name}/approve", tag = "models",
     params(("project" = String, Path, description = "The project's name"), ("name" = String, Path, description = "The model's name")),
     responses((status = 200, description = "Approved", body = Model), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
@@ -142,7 +143,7 @@ pub(crate) async fn approve(
     let model = named(&gateway, Owner::Project(project.id), &name).await?;
     let model = gateway.0.parts.control.approve_model(model.id).await?;
     caller.audit("model.approve", &model.id);
-    Ok(Reply(show::model(&model)))
+    Ok(Reply(gateway.show_model(&model)))
 }
 
 fn sorted(mut models: Vec<Model>, query: &PageQuery) -> Answer<Reply<Page<Model>>> {
@@ -150,6 +151,12 @@ fn sorted(mut models: Vec<Model>, query: &PageQuery) -> Answer<Reply<Page<Model>
     let place = |model: &Model| format!("{}:{}", model.name, model.id);
     models.sort_by_key(place);
     Ok(Reply(page(models, query.after.as_deref(), query.limit()?, place)))
+}
+
+impl Gateway {
+    fn show_model(&self, model: &mayfly_registry::Model) -> Model {
+        show::model(model, self.0.parts.control.tenant_models())
+    }
 }
 
 async fn named(gateway: &Gateway, owner: Owner, name: &str) -> Result<mayfly_registry::Model, Failure> {
@@ -171,8 +178,9 @@ async fn import(
     request: Request,
 ) -> Answer<(StatusCode, Reply<Model>)> {
     let name: Name = name.parse().map_err(|error: mayfly_types::NameError| Failure::invalid(error.to_string()))?;
-    let place = gateway.upload_place()?;
     let control = gateway.0.parts.control.clone();
+    control.may_bring(owner)?;
+    let place = gateway.upload_place()?;
     let folder = control.unpack_model(pieces(request)).await?;
     // A task of its own: once the package is here, its import ends and cleans up even if the sender has left.
     let importing = tokio::spawn(actor::keep(async move {
@@ -182,5 +190,5 @@ async fn import(
     }));
     let model = importing.await.map_err(|error| Failure::internal(&error.to_string()))??;
     caller.audit("model.import", &model.id);
-    Ok((StatusCode::CREATED, Reply(show::model(&model))))
+    Ok((StatusCode::CREATED, Reply(gateway.show_model(&model))))
 }

@@ -3,7 +3,7 @@
 use mayfly_api as api;
 use mayfly_api::Timestamp;
 use mayfly_inference::{DimensionInfo, TensorInfo};
-use mayfly_registry::{Key, KeyScope, Model, Owner, Project, Slot, Tenant};
+use mayfly_registry::{Key, KeyScope, Model, Owner, Place, Project, Slot, Tenant, TenantModels};
 use serde::Serialize;
 
 pub(crate) fn tenant(tenant: &Tenant) -> api::Tenant {
@@ -59,7 +59,7 @@ pub(crate) fn scope_of(scope: api::Scope) -> KeyScope {
     }
 }
 
-pub(crate) fn model(model: &Model) -> api::Model {
+pub(crate) fn model(model: &Model, policy: TenantModels) -> api::Model {
     let info = &model.info;
     let (owner, project) = match model.owner {
         Owner::Host => (api::ModelOwner::Host, None),
@@ -72,6 +72,11 @@ pub(crate) fn model(model: &Model) -> api::Model {
         project,
         digest: model.digest,
         approved: model.approved,
+        runs: match model.place(policy) {
+            Place::Server => api::RunsIn::Server,
+            Place::Apart => api::RunsIn::Apart,
+            Place::Nowhere => api::RunsIn::Nowhere,
+        },
         created_at: Timestamp::from_micros(model.created_at),
         bytes: info.bytes,
         inputs: info.inputs.iter().map(tensor).collect(),

@@ -5,6 +5,7 @@
 //! until the last output that can still be charged for is gone.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use mayfly_inference::{
@@ -18,7 +19,7 @@ use super::inference::Named;
 use super::live::Share;
 use super::tensor::{HostTensor, Input, OnRead};
 use super::{NnState, NnView};
-use crate::Grant;
+use crate::{Grant, Place};
 
 /// Runs of one `run-many`.
 const RUNS_MAX: usize = 1024;
@@ -124,12 +125,22 @@ impl NnState {
             exposed.into_iter().for_each(OnRead::charge);
         };
         let caller = Caller { owner: self.asker.owner, deadline: self.deadline, cancel: &self.cancel };
-        let result = self.inference.run(&grant.package, grant.device, prepared, caller, started).await;
+        let result = match grant.place {
+            Place::Server => self.inference.run(&grant.package, grant.device, prepared, caller, started).await,
+            Place::Apart => self.inference.run_apart(&grant.package, grant.device, prepared, caller, started).await,
+            Place::Nowhere => return Err(NnError::not_approved(&grant.name)),
+        };
         drop(shares);
         let (outputs, stats) = result.map_err(|error| self.run_error(error))?;
         let micros = u64::try_from(stats.share.as_micros()).unwrap_or(u64::MAX);
         hold.charge(&[Line { meter: Meter::InferenceMicros, model: Some(grant.model), quantity: micros }]);
-        self.clock.add(|timings| timings.inference += stats.run);
+        self.clock.add(|timings| {
+            timings.inference += stats.run;
+            if grant.place == Place::Apart {
+                // What came before is no cause of what comes.
+                timings.models_back = None;
+            }
+        });
         Ok((self.hand_out(grant, outputs, hold)?, stats))
     }
 
@@ -150,7 +161,15 @@ impl NnState {
             RunError::Stopped { .. } | RunError::Load(LoadError::Deadline) if self.cancel.is_cancelled() => {
                 NnError::closed()
             }
-            error => error.into(),
+            error => {
+                if let RunError::Worker(lost) = &error
+                    && let Some(ms) = lost.retry_after_ms()
+                {
+                    let back = Instant::now() + Duration::from_millis(ms);
+                    self.clock.add(|timings| timings.models_back = Some(back));
+                }
+                error.into()
+            }
         }
     }
 }

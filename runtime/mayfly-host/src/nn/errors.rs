@@ -1,7 +1,7 @@
 //! `wasi:nn/errors`: what a guest is told, and which of our errors becomes which code.
 
 use mayfly_inference::{InputError, LoadError, RunError, TensorError, TokenizerError};
-use mayfly_types::Refusal;
+use mayfly_types::{Name, Refusal};
 use wasmtime::component::Resource;
 
 use super::NnView;
@@ -40,6 +40,15 @@ impl NnError {
             ErrorCode::NotFound,
             "no model is granted under this alias; mayfly:inference/models.granted lists the aliases",
         )
+    }
+
+    /// A tenant's own model that nobody has approved, where that is needed.
+    pub(super) fn not_approved(name: &Name) -> Self {
+        let text = format!(
+            "the model `{name}` waits for the operator's approval (mayfly models approve {name}); this host runs no \
+             other models of tenants"
+        );
+        Self::new(ErrorCode::Security, text)
     }
 
     /// The response's body has ended, the caller left or the server stops.

@@ -32,7 +32,7 @@ pub(crate) use self::generation::Asker;
 use self::live::LiveBytes;
 use crate::cpu::CpuMeter;
 use crate::state::{GuestState, IN_A_REQUEST};
-use crate::{Clock, Grant, Grants};
+use crate::{Clock, Grant, Grants, Place};
 
 /// The part of a guest's state that belongs to models. Lives as long as one request.
 #[derive(Debug)]
@@ -81,7 +81,8 @@ impl NnState {
 
     /// The grant behind an alias. A text that is no name is an alias that nobody was granted.
     fn grant(&self, alias: &str) -> Result<&Grant, NnError> {
-        self.grants.models.get(alias).ok_or_else(NnError::not_granted)
+        let grant = self.grants.models.get(alias).ok_or_else(NnError::not_granted)?;
+        if grant.place == Place::Nowhere { Err(NnError::not_approved(&grant.name)) } else { Ok(grant) }
     }
 
     /// An error once the call is over.

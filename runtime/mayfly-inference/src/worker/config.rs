@@ -35,7 +35,7 @@ pub struct WorkerConfig {
     pub sessions_max: u32,
     /// Time for a process to start.
     pub start_ms_max: u64,
-    /// A run that goes on this long after it was asked to stop ends with its process.
+    /// A run that goes on this long past its deadline ends with its process.
     pub stop_ms_max: u64,
     /// After a crash calls are refused for this long; twice as long after each crash that follows.
     pub pause_ms_min: u64,

@@ -215,6 +215,7 @@ pub(super) fn error_of(fault: Fault, begun: bool, device: &'static str, output_b
         Fault::Stopped => RunError::Stopped { started: begun },
         Fault::Full { limit } => RunError::QueueFull { limit },
         Fault::NoRoom => LoadError::NoRoom.into(),
+        Fault::NeverFits { needs, budget } => LoadError::NeverFits { needs, budget }.into(),
         Fault::NoDevice(reason) => LoadError::NoDevice { device, reason: readable(&reason) }.into(),
         Fault::Load(detail) => LoadError::Failed { detail: readable(&detail) }.into(),
         Fault::Failed(text) => RunError::Failed(readable(&text)),

@@ -103,6 +103,7 @@ pub(super) enum Fault {
     Stopped,
     Full { limit: u32 },
     NoRoom,
+    NeverFits { needs: u64, budget: u64 },
     NoDevice(String),
     Load(String),
     Failed(String),

@@ -338,7 +338,11 @@ impl Process {
                 Ok(())
             }
             FromWorker::Started { run } => {
-                self.lock().begin(run)?;
+                let mut state = self.lock();
+                if state.flight(run)?.begun.is_some() {
+                    return Err(Violation("a run that begins twice"));
+                }
+                state.begin(run)?;
                 Ok(())
             }
             FromWorker::Failed { run, fault } => {

@@ -97,6 +97,7 @@ fn lock_in(begin: &Begin) -> Result<Inference, String> {
         session_idle_ms: begin.session_idle_ms,
         queue_runs_max: begin.runs_max,
         sessions_max: begin.sessions_max,
+        resident_bytes_max: begin.memory_bytes_max,
         output_bytes_max: begin.shared_bytes_max,
         prepack: false,
         ..Config::default()
@@ -372,7 +373,8 @@ fn fault_of(error: RunError) -> Fault {
     match error {
         RunError::Stopped { .. } | RunError::Load(LoadError::Deadline) => Fault::Stopped,
         RunError::QueueFull { limit } => Fault::Full { limit },
-        RunError::Load(LoadError::NoRoom) => Fault::NoRoom,
+        RunError::Load(LoadError::NoRoom | LoadError::TooManyWait { .. }) => Fault::NoRoom,
+        RunError::Load(LoadError::NeverFits { needs, budget }) => Fault::NeverFits { needs, budget },
         RunError::Load(LoadError::NoDevice { reason, .. }) => Fault::NoDevice(short(&reason)),
         RunError::Load(LoadError::Failed { detail }) => Fault::Load(short(&detail)),
         RunError::Failed(text) => Fault::Failed(short(&text)),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use mayfly_host::Place;
 use mayfly_types::{Digest, Name, ProjectId};
 
 use super::garbage::Pin;
@@ -76,7 +77,9 @@ impl Control {
             match found {
                 None => problems
                     .push(format!("there is no model `{}` that project `{}` may use", entry.model, project.name)),
-                Some(model) if !model.approved => waiting.push(format!("`{}`", entry.model)),
+                Some(model) if model.place(self.config.tenant_models) == Place::Nowhere => {
+                    waiting.push(format!("`{}`", entry.model))
+                }
                 Some(model) => {
                     let grant =
                         ModelGrant { model: model.id, device: entry.device, all_positions: entry.all_positions };

@@ -9,7 +9,7 @@ use mayfly_types::{ModelId, Name, RequestId};
 
 use super::Control;
 use crate::clock::now;
-use crate::{ArtifactError, ControlError, Model, Owner, UnpackError, UnpackLimits, unpack_model};
+use crate::{ArtifactError, ControlError, Model, Owner, TenantModels, UnpackError, UnpackLimits, unpack_model};
 
 /// A folder of work in progress, removed when dropped. What a kill leaves behind goes at the next start.
 #[derive(Debug)]
@@ -47,12 +47,31 @@ impl Control {
         })
     }
 
+    /// What becomes of models that tenants bring to this host.
+    pub fn tenant_models(&self) -> TenantModels {
+        self.config.tenant_models
+    }
+
+    /// Whether models of `owner` are taken here at all: to be asked before an upload is read.
+    ///
+    /// # Errors
+    /// [`ControlError::Operators`].
+    pub fn may_bring(&self, owner: Owner) -> Result<(), ControlError> {
+        if matches!(owner, Owner::Project(_)) && self.config.tenant_models == TenantModels::Refuse {
+            let text = "this host takes no models of projects (models.tenant_models = \"refuse\"); ask its operator to \
+                        add the model for everybody";
+            return Err(ControlError::Operators(text.to_owned()));
+        }
+        Ok(())
+    }
+
     pub(super) async fn add_model_now(&self, owner: Owner, name: Name, source: PathBuf) -> Result<Model, ControlError> {
         let staging = self.artifacts.staging();
         if !is_below(&source, &staging) {
             return Err(ControlError::Host { detail: "a model to import is not below the staging folder".to_owned() });
         }
         let source = Scratch(source);
+        self.may_bring(owner)?;
         if let Owner::Project(project) = owner {
             self.records.project(project).await?.ok_or(ControlError::NotFound("project"))?;
         }
@@ -87,7 +106,7 @@ impl Control {
         }
     }
 
-    /// Lets a model that a project brought run.
+    /// Lets a model that a project brought run in the server's own process.
     ///
     /// # Errors
     /// [`ControlError`].

@@ -117,8 +117,9 @@ fn add_revision(connection: &Connection, revision: &Revision) -> Result<(), DbEr
         "deployment",
     )?;
     for grant in spec.models.values() {
-        // Whoever asked has looked the model up before this transaction: it may have been removed meanwhile.
-        let sql = "SELECT count(*) FROM model WHERE id = ?1 AND named = 1 AND approved = 1";
+        // Whoever asked has looked the model up before this transaction: it may have been removed meanwhile. Approval is
+        // never taken back.
+        let sql = "SELECT count(*) FROM model WHERE id = ?1 AND named = 1";
         if !is_true(connection, sql, [grant.model.to_bytes()])? {
             return Err(DbError::NotFound("model"));
         }

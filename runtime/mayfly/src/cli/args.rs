@@ -208,7 +208,7 @@ pub(super) enum Models {
         name: Name,
         /// The file or folder.
         path: PathBuf,
-        /// Only for --project, and only after the operator approved it.
+        /// Only for --project; where it runs before the operator has approved it, if anywhere, is the host's policy.
         #[arg(long)]
         own: bool,
     },

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
-use mayfly_api::{Limits, Model, NewKey, Scope, Slot, Timestamp};
+use mayfly_api::{Limits, Model, NewKey, RunsIn, Scope, Slot, Timestamp};
 use mayfly_client::{ModelPlace, Progress};
 use mayfly_types::Name;
 use serde_json::json;
@@ -32,8 +32,12 @@ pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result
         Models::Add { name, path, own } => {
             let model = add_model(session, &name, &path, own).await?;
             session.print(&model, |model| {
-                let waits = if model.approved { "" } else { "; it runs once the operator approved it" };
-                format!("added {} ({}, {}){waits}", model.name, bytes(model.bytes), model.digest)
+                let place = match model.runs {
+                    RunsIn::Server => "",
+                    RunsIn::Apart => "; it runs in a process of its own until the operator approved it",
+                    RunsIn::Nowhere => "; it runs once the operator approved it",
+                };
+                format!("added {} ({}, {}){place}", model.name, bytes(model.bytes), model.digest)
             })
         }
         Models::List => {
@@ -49,7 +53,7 @@ pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result
         }
         Models::Approve { name } => {
             let model = client.approve_model(session.project(), name.as_str()).await?;
-            session.print(&model, |model| format!("{} may run", model.name))
+            session.print(&model, |model| format!("{} runs in the server's own process", model.name))
         }
         Models::Remove { name, own } => {
             client.remove_model(place(session, own), name.as_str()).await?;
@@ -106,6 +110,11 @@ fn model_row(model: &Model) -> Vec<String> {
 
 fn describe_model(model: &Model) -> String {
     let mut text = format!("{} ({}, {})\n", model.name, bytes(model.bytes), model.digest);
+    text.push_str(match model.runs {
+        RunsIn::Server => "runs in the server's own process\n",
+        RunsIn::Apart => "runs in a process of its tenant's own: the operator has not approved it\n",
+        RunsIn::Nowhere => "runs nowhere: the operator has not approved it\n",
+    });
     for (title, tensors) in [("inputs", &model.inputs), ("outputs", &model.outputs)] {
         text.push_str(&format!("{title}\n"));
         for tensor in tensors {

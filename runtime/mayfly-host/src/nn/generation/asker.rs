@@ -25,7 +25,7 @@ impl Asker {
             scope
         };
         scope.update(&deployment.to_bytes());
-        Self { owner: u128::from_be_bytes(tenant.to_bytes()), reuse: Some(*scope.finalize().as_bytes()) }
+        Self { owner: crate::grants::owner(tenant), reuse: Some(*scope.finalize().as_bytes()) }
     }
 }
 

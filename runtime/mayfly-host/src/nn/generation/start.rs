@@ -12,8 +12,8 @@ use super::errors::invalid;
 use super::filtered::Filtered;
 use super::options;
 use super::stream::HostStream;
-use crate::Grant;
 use crate::nn::NnState;
+use crate::{Grant, Place};
 
 /// Generations that one instance may have open at once.
 const STREAMS_MAX: usize = 64;
@@ -83,6 +83,14 @@ fn left_for_the_handler(left: Duration) -> Duration {
 }
 
 fn decoder<'a>(alias: &str, grant: &'a Grant) -> Result<&'a DecoderInfo, Error> {
+    if grant.place != Place::Server {
+        // Its chat template would be rendered here, too.
+        return Err(invalid(format!(
+            "the model `{name}` is not approved, so it runs in a process of its own, which cannot generate text; ask \
+             the operator to approve it (mayfly models approve {name}), or decode over wasi:nn",
+            name = grant.name
+        )));
+    }
     let info = grant.package.info();
     info.decoder.as_ref().ok_or_else(|| {
         let why = info.properties.iter().find(|(name, _)| name == "generation").map(|(_, why)| why.as_str());

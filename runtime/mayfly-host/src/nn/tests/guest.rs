@@ -195,6 +195,7 @@ impl Request {
             name: "adder".parse().unwrap(),
             package,
             device: Device::Cpu,
+            place: crate::Place::Server,
             all_positions: false,
         };
         Self {

@@ -14,6 +14,7 @@ trials!(
     the_context_is_checked,
     prompts_are_checked,
     grants_and_kinds_are_checked,
+    models_nobody_has_approved_generate_nothing,
     ten_thousand_streams,
     limits_of_the_caller,
     a_trap_gives_everything_back,
@@ -25,6 +26,15 @@ async fn check(stage: &Stage, cases: impl IntoIterator<Item = (Value, &str)>) {
         let error = stage.error(plan.clone()).await;
         assert!(error.starts_with(expect), "{plan}: {error}");
     }
+}
+
+async fn models_nobody_has_approved_generate_nothing() {
+    let place = |place| move |grants: &mut mayfly_host::Grants| grants.models.get_mut("model").unwrap().place = place;
+    let plan = || json!({ "tokens": HELLO });
+    let apart = Stage::genai().await.ruled(place(mayfly_host::Place::Apart));
+    check(&apart, [(plan(), "invalid: the model `tiny` is not approved, so it runs in a process of its own")]).await;
+    let nowhere = Stage::genai().await.ruled(place(mayfly_host::Place::Nowhere));
+    check(&nowhere, [(plan(), "invalid: the model `tiny` waits for the operator's approval")]).await;
 }
 
 async fn options_are_checked() {

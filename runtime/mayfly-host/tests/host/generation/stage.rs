@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
-use mayfly_host::{Grant, Grants, HostError, Invocation, Running, Timings};
+use mayfly_host::{Grant, Grants, HostError, Invocation, Place, Running, Timings};
 use mayfly_inference::{Device, ImportPolicy, Package};
 use mayfly_types::{Budget, DeploymentId, Digest, HoldId, KeyId, Line, Meter, ModelId, Refusal, RefusalKind, TenantId};
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ impl Stage {
             let imported = mayfly_inference::import(&source, &dest, &ImportPolicy::default(), &child).unwrap();
             let package = Arc::new(Package::open(&dest.join(imported.digest.hex())).unwrap());
             let (model, name) = (ModelId::new(), name.parse().unwrap());
-            Grant { model, name, package, device: Device::Cpu, all_positions: false }
+            Grant { model, name, package, device: Device::Cpu, place: Place::Server, all_positions: false }
         };
         let models = BTreeMap::from([
             ("model".parse().unwrap(), grant(model, "tiny")),

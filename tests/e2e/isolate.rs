@@ -1,0 +1,230 @@
+//! Models that tenants bring, in processes of their own: where they run, and whose trouble their end is.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use reqwest::{Method, Response};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::harness::{BINARY, Server, guest, header, refused, tiny_model};
+
+const ISOLATE: (&str, &str) = ("MAYFLY_MODELS__TENANT_MODELS", "isolate");
+
+/// A tenant with a project of its own name, and a key for all of it.
+struct Tenant<'a> {
+    server: &'a Server,
+    name: &'static str,
+    key: String,
+}
+
+impl<'a> Tenant<'a> {
+    fn new(server: &'a Server, name: &'static str) -> Self {
+        server.cli_json(&["tenants", "create", name]);
+        server.cli_json(&["projects", "create", name, "--tenant", name]);
+        let made = server.cli_json(&["keys", "create", "--project", name, "--scope", "deploy", "--scope", "call"]);
+        Self { server, name, key: made["secret"].as_str().unwrap().to_owned() }
+    }
+
+    fn cli(&self, args: &[&str]) -> std::process::Output {
+        let (url, key) = (&self.server.admin, &self.key);
+        let args = [args, &["--project", self.name, "--json"]].concat();
+        Command::new(BINARY).args(args).env("MAYFLY_URL", url).env("MAYFLY_KEY", key).output().unwrap()
+    }
+
+    /// Brings `rows` and the endless `slow`, and deploys `meter` and `hostile` on them.
+    async fn bring(&self) {
+        for model in ["rows", "runtime/slow"] {
+            let path = tiny_model(&format!("{model}.onnx"));
+            let name = model.rsplit('/').next().unwrap();
+            let added = self.cli(&["models", "add", name, path.to_str().unwrap(), "--own"]);
+            assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+            let added: Value = serde_json::from_slice(&added.stdout).unwrap();
+            assert_eq!((&added["approved"], &added["runs"]), (&json!(false), &json!("apart")));
+        }
+        for (deployment, wasm, models) in
+            [("meter", "meter", json!({ "rows": "rows" })), ("nn", "hostile", json!({ "slow": "slow" }))]
+        {
+            let api = |method: Method, path: &str| {
+                let url = format!("{}/api/v1/projects/{}/{path}", self.server.admin, self.name);
+                self.server.http.request(method, url).bearer_auth(&self.key)
+            };
+            let stored: Value =
+                api(Method::PUT, "artifacts").body(guest(wasm)).send().await.unwrap().json().await.unwrap();
+            let spec = json!({ "handler": { "digest": stored["digest"] }, "models": models });
+            let deployed = api(Method::POST, &format!("deployments/{deployment}")).json(&spec).send().await.unwrap();
+            assert!(deployed.status().is_success(), "{}", deployed.text().await.unwrap());
+        }
+    }
+
+    /// One run of a row.
+    async fn run(&self) -> Response {
+        let path = format!("/d/{}/meter/?rows=1", self.name);
+        self.server.call_with(&self.key, Method::POST, &path).send().await.unwrap()
+    }
+
+    /// A run that goes on until it is stopped.
+    fn run_for_ever(&self) -> tokio::task::JoinHandle<Response> {
+        let plan = json!({ "model": "slow", "inputs": [
+            { "name": "times", "ty": "i64", "dims": [], "data": [4e18] },
+            { "name": "start", "ty": "f32", "dims": [64, 64], "fill": 0.01 } ] });
+        let path = format!("/d/{}/nn/nn", self.name);
+        let request = self.server.call_with(&self.key, Method::POST, &path).json(&plan);
+        tokio::spawn(async move { request.send().await.unwrap() })
+    }
+}
+
+/// The server's worker processes.
+fn workers(server: &Server) -> Vec<i32> {
+    let mut workers: Vec<i32> = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let parent =
+                read("stat").rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+            parent == Some(server.pid()) && read("cmdline").contains("\0__worker\0")
+        })
+        .collect();
+    workers.sort_unstable();
+    workers
+}
+
+fn kill(pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+fn is_there(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test]
+async fn a_failed_process_is_its_tenants_503_and_nobody_elses() {
+    let server = Server::start_with(&[ISOLATE, ("MAYFLY_WORKERS__PAUSE_MS_MIN", "1500")]);
+    let (acme, zeta) = (Tenant::new(&server, "acme"), Tenant::new(&server, "zeta"));
+    acme.bring().await;
+    zeta.bring().await;
+
+    let first = acme.run().await;
+    assert_eq!((first.status().as_u16(), header(&first, "x-mayfly-cold").as_str()), (200, "model"));
+    let [ours] = workers(&server)[..] else { panic!("{:?}", workers(&server)) };
+    assert_eq!(header(&acme.run().await, "x-mayfly-cold"), "instance");
+    assert_eq!(zeta.run().await.status(), 200);
+    let theirs = *workers(&server).iter().find(|&&pid| pid != ours).unwrap();
+
+    // In the middle of a run.
+    let (our_run, their_run) = (acme.run_for_ever(), zeta.run_for_ever());
+    let status = |name: &str| format!("/projects/{name}/deployments/nn");
+    server
+        .eventually("both run", async || {
+            let mut calls = 0;
+            for name in ["acme", "zeta"] {
+                calls += server.get(&status(name)).await["status"]["calls"].as_u64().unwrap();
+            }
+            calls == 2
+        })
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    kill(ours);
+    let lost = our_run.await.unwrap().text().await.unwrap();
+    assert!(lost.contains("busy: the process for this tenant's own models ended before it had answered"), "{lost}");
+
+    let refusal = acme.run().await;
+    let retry: u64 = header(&refusal, "retry-after-ms").parse().unwrap();
+    assert!((1..=1500).contains(&retry), "{retry}");
+    let id = header(&refusal, "x-request-id");
+    let (status, code, message) = refused(refusal).await;
+    assert_eq!((status, code.as_str()), (503, "model_worker_crashed"), "{message}");
+    let record = server.settled(&id).await;
+    assert_eq!(record["outcome"], "guest_fault", "{record}");
+
+    assert!(!is_there(ours), "it was reaped");
+    assert!(!their_run.is_finished() && is_there(theirs), "the other tenant saw nothing");
+    assert_eq!(zeta.run().await.status(), 200);
+    tokio::time::sleep(std::time::Duration::from_millis(retry)).await;
+    assert_eq!(acme.run().await.status(), 200, "the time was true");
+    assert_eq!(workers(&server).len(), 2);
+    their_run.abort();
+
+    let metrics = server.http.get(format!("{}/metrics", server.admin)).bearer_auth(&server.key).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for line in ["mayfly_workers 2", "mayfly_worker_starts_total 3", "mayfly_worker_crashes_total 1"] {
+        assert!(metrics.lines().any(|l| l == line), "{line}: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn an_approved_model_moves_into_the_servers_process() {
+    let server = Server::start_with(&[ISOLATE, ("MAYFLY_WORKERS__IDLE_MS", "300")]);
+    let acme = Tenant::new(&server, "acme");
+    acme.bring().await;
+    assert_eq!(acme.run().await.status(), 200);
+    let [process] = workers(&server)[..] else { panic!("{:?}", workers(&server)) };
+    server.eventually("it is ended when idle", async || !is_there(process)).await;
+    assert_eq!(acme.run().await.status(), 200, "and comes back");
+
+    let approved = server.cli_json(&["models", "approve", "rows", "--project", "acme"]);
+    assert_eq!((&approved["approved"], &approved["runs"]), (&json!(true), &json!("server")));
+    server.eventually("it is idle again", async || workers(&server).is_empty()).await;
+    assert_eq!(acme.run().await.status(), 200);
+    assert_eq!(workers(&server), Vec::<i32>::new(), "nothing was started for it");
+    let shown = server.cli(&["models", "show", "slow", "--project", "acme"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("runs in a process of its tenant's own"), "{shown}");
+}
+
+#[tokio::test]
+async fn processes_go_with_the_server_however_it_goes() {
+    let mut server = Server::start_with(&[ISOLATE]);
+    {
+        let acme = Tenant::new(&server, "acme");
+        acme.bring().await;
+        assert_eq!(acme.run().await.status(), 200);
+    }
+    let [process] = workers(&server)[..] else { panic!("{:?}", workers(&server)) };
+    server.kill();
+    server.eventually("a killed server takes it along", async || !is_there(process)).await;
+
+    server.restart();
+    let left = fs::read_dir(server.folder.path().join("data/node/workers")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "what it could see is gone");
+    let key = server.key.clone();
+    let acme = Tenant { server: &server, name: "acme", key };
+    assert_eq!(acme.run().await.status(), 200);
+    let [process] = workers(&server)[..] else { panic!("{:?}", workers(&server)) };
+    drop(acme);
+    assert!(server.terminate().success());
+    server.eventually("so does one that stops", async || !is_there(process)).await;
+}
+
+#[tokio::test]
+async fn a_stricter_policy_stops_what_a_laxer_one_let_run() {
+    let mut server = Server::start_with(&[ISOLATE]);
+    {
+        let acme = Tenant::new(&server, "acme");
+        acme.bring().await;
+        assert_eq!(acme.run().await.status(), 200);
+    }
+    server.restart_with(&[]);
+    let key = server.key.clone();
+    let acme = Tenant { server: &server, name: "acme", key };
+    let stopped = acme.run().await;
+    assert_eq!(stopped.status(), 500);
+    let text = stopped.text().await.unwrap();
+    assert!(text.contains("waits for the operator's approval"), "{text}");
+    server.cli_json(&["models", "approve", "rows", "--project", "acme"]);
+    assert_eq!(acme.run().await.status(), 200);
+}
+
+#[tokio::test]
+async fn where_tenants_may_bring_none_the_operator_still_may() {
+    let server = Server::start_with(&[("MAYFLY_MODELS__TENANT_MODELS", "refuse")]);
+    let acme = Tenant::new(&server, "acme");
+    let path = tiny_model("rows.onnx");
+    let refused = acme.cli(&["models", "add", "rows", path.to_str().unwrap(), "--own"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("takes no models of projects"), "{text}");
+    server.add_model("rows", &path);
+    assert_eq!(server.cli_json(&["models", "show", "rows"])["runs"], "server");
+}
