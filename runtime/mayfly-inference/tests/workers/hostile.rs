@@ -62,10 +62,10 @@ pub(crate) fn worker(kind: &str) {
         packet.extend_from_slice(data);
         say(&packet);
     };
-    let mut wait = || loop {
+    let mut wait = || {
         let mut ready = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut ready, None).unwrap();
-        return hear();
+        hear()
     };
     wait();
     tell("\"ready\"", &[]);

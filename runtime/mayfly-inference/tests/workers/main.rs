@@ -27,10 +27,7 @@ fn main() {
 }
 
 /// A test with a scene, inside a runtime.
-fn trial<F: Future<Output = ()>>(name: &str, test: fn(scene::Scene) -> F) -> Trial
-where
-    F: 'static,
-{
+fn trial<F: Future<Output = ()> + 'static>(name: &str, test: fn(scene::Scene) -> F) -> Trial {
     Trial::test(name, move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(test(scene::Scene::new()));

@@ -13,8 +13,8 @@ const FILES_MAX: u64 = 256;
 /// Address space that is no memory: code, stacks, what allocators reserve, weights mapped from files that are shared
 /// with others.
 const ADDRESSES_BESIDE: u64 = 8 << 30;
-/// What this binary itself takes before any model.
-const OWN_BYTES: u64 = 128 << 20;
+/// What the library takes before any model, beside what this binary has when it is bounded.
+const LIBRARY_BYTES: u64 = 128 << 20;
 
 /// Closes what this process inherited beyond its first three descriptors, and ends it with its parent.
 pub(super) fn alone() -> Result<(), String> {
@@ -35,9 +35,18 @@ pub(super) fn without_rights() -> Result<(), String> {
         .map_err(|error| format!("capabilities could not be dropped: {error}"))
 }
 
+/// Private writable memory of this process, touched or not.
+fn data_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmData:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// Memory, addresses, files, no core file; and a lower priority.
 pub(super) fn bounded(bounds: &Bounds<'_>) -> Result<(), String> {
-    let memory = bounds.memory_bytes_max.saturating_add(OWN_BYTES);
+    // The allocator of the binary may have set a gigabyte aside already, most of it never touched.
+    let own = data_bytes().ok_or("how much memory it has could not be read")?;
+    let memory = bounds.memory_bytes_max.saturating_add(LIBRARY_BYTES).saturating_add(own);
     let mut limits = vec![
         (Resource::Data, memory),
         // The arena is the only file it can write.
