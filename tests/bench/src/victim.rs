@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use crate::Bench;
-use crate::load::load;
+use crate::load::{Request, load};
 use crate::measure::Samples;
 use crate::row::Row;
 use crate::server::{Server, deploy, deploy_to, post, upload, upload_to};
@@ -35,15 +35,16 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         "limits": { "guest_cpu_ms_max": SPIN_CPU_MS_MAX, "deadline_ms_max": 600_000 } });
     deploy_to(&mut admin, "spinners", "spin", &spec)?;
 
+    let victim = Request::get("/d/default/victim/", server.key());
     let (rounds, seconds) = if bench.quick { (3, 2) } else { (7, 4) };
     let length = Duration::from_secs(seconds);
     let (mut alone, mut beside) = (Samples::default(), Samples::default());
     let (mut ratios, mut rates) = (Vec::new(), [Vec::new(), Vec::new()]);
     let mut ended = 0;
     for round in 0..=rounds {
-        let (alone_rate, seen_alone) = load(server.data(), server.key(), "/d/default/victim/", CONNECTIONS, length)?;
+        let (alone_rate, seen_alone) = load(server.data(), &victim, CONNECTIONS, length)?;
         let spinners = Spinners::start(&server)?;
-        let (beside_rate, seen_beside) = load(server.data(), server.key(), "/d/default/victim/", CONNECTIONS, length)?;
+        let (beside_rate, seen_beside) = load(server.data(), &victim, CONNECTIONS, length)?;
         ended += spinners.stop()?;
         // The first round maps code and fills caches.
         if round > 0 {
