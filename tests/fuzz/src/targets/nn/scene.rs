@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use mayfly_host::{CompileError, ComponentInfo, Config, Grant, Grants, Host, HostError, Invocation, LogLine, LogSink};
-use mayfly_host::{KeyValue, KeyValueError, KeyValueLimits, KeyValuePage, Running};
+use mayfly_host::{KeyValue, KeyValueError, KeyValueLimits, KeyValuePage, Place, Running};
 use mayfly_inference::{Device, ImportPolicy, Inference, Package, import};
 use mayfly_types::{DeploymentId, Digest, GuestLimits, KeyId, ModelId, TenantId};
 use tempfile::TempDir;
@@ -59,7 +59,14 @@ impl Scene {
             .with_context(|| format!("importing {}", source.display()))?;
         let package = Arc::new(Package::open(&dest.join(imported.digest.hex()))?);
         let (name, model) = (alias.parse()?, ModelId::new());
-        let grant = Grant { model, name, package, device: Device::default(), all_positions: alias == "encoder" };
+        let grant = Grant {
+            model,
+            name,
+            package,
+            device: Device::default(),
+            place: Place::Server,
+            all_positions: alias == "encoder",
+        };
         Arc::make_mut(&mut self.grants).models.insert(alias.parse()?, grant);
         Ok(())
     }
