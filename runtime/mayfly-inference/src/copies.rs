@@ -110,6 +110,11 @@ impl Copies {
         worth && !self.tried().contains(&digest) && !self.0.folder.has(digest)
     }
 
+    /// Whether there is a copy of package `digest`. Whether it can be used shows when it is loaded.
+    pub(crate) fn has(&self, digest: Digest) -> bool {
+        self.0.enabled && self.0.folder.has(digest)
+    }
+
     /// Removes a copy that cannot be used. Another one is made after the next start at the earliest.
     pub(crate) fn discard(&self, digest: Digest, why: &str) {
         tracing::warn!(model = %digest, why, "a prepacked copy cannot be used and is removed; the package itself is loaded");

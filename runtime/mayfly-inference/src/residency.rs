@@ -115,9 +115,9 @@ impl Residents {
         if let Some(held) = self.ready::<Executor>(key)? {
             return Ok(Claim::Ready(held));
         }
-        let (file, weights) = match self.file(&model) {
-            (File::Package, weights) if self.options.wakes_plain(&model) => (File::Unpacked, weights),
-            file => file,
+        let (file, weights) = match self.options.wakes_plain(&model) {
+            true => (File::Unpacked, model.weights),
+            false => self.file(&model),
         };
         let options = self.options.clone();
         let start =

@@ -3,6 +3,7 @@
 //! The memory itself is in `tensor/data.rs`; how a tensor becomes a value of ONNX Runtime and back in `tensor/value.rs`.
 
 mod data;
+pub(crate) mod shelf;
 mod value;
 
 use std::fmt;
@@ -118,12 +119,24 @@ impl Tensor {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let needed = element_type.bytes_of(dimensions)?;
-        let given = len as u64;
-        if given != needed {
-            return Err(TensorError::Length { given, needed }.into());
-        }
+        check_length(element_type, dimensions, len)?;
         let data = Data::filled(len, fill)?;
+        Ok(Self { data: Arc::new(data), element_type, dimensions: dimensions.into(), opaque: None })
+    }
+
+    /// As [`Tensor::fill_with`], but what is given to `write` may hold anything, another tenant's data too: it must write
+    /// every byte, or fail.
+    ///
+    /// # Errors
+    /// [`TensorError`], or what `write` returns.
+    pub fn write_with<E: From<TensorError>>(
+        element_type: ElementType,
+        dimensions: &[u32],
+        len: usize,
+        write: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        check_length(element_type, dimensions, len)?;
+        let data = Data::written(len, write)?;
         Ok(Self { data: Arc::new(data), element_type, dimensions: dimensions.into(), opaque: None })
     }
 
@@ -132,7 +145,7 @@ impl Tensor {
     /// # Errors
     /// [`TensorError`].
     pub fn from_bytes(element_type: ElementType, dimensions: &[u32], data: &[u8]) -> Result<Self, TensorError> {
-        Self::fill_with(element_type, dimensions, data.len(), |bytes| {
+        Self::write_with(element_type, dimensions, data.len(), |bytes| {
             bytes.copy_from_slice(data);
             Ok(())
         })
@@ -232,6 +245,13 @@ impl Tensor {
         })?;
         Ok(Self { opaque: self.opaque.clone(), ..tensor })
     }
+}
+
+/// Whether data of `len` bytes is what the dimensions say.
+fn check_length(element_type: ElementType, dimensions: &[u32], len: usize) -> Result<(), TensorError> {
+    let needed = element_type.bytes_of(dimensions)?;
+    let given = len as u64;
+    if given == needed { Ok(()) } else { Err(TensorError::Length { given, needed }) }
 }
 
 impl fmt::Debug for Tensor {

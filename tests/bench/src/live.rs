@@ -26,7 +26,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     // All that is set up on first use is there before the count begins.
     for _ in 0..20 {
         let mut connection = connect(&server)?;
-        send(&mut connection, &server, "/d/default/held/stream?frames=2&ms=1")?;
+        send(&mut connection, &server, "/d/default/held/stream?frames=2&ms=100")?;
         until(&mut connection, b"0\r\n\r\n")?;
     }
     let empty = server.memory_bytes()?;

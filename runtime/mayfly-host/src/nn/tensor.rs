@@ -130,9 +130,9 @@ fn fill(
     element_type: ElementType,
     data: &[u8],
 ) -> Result<(Tensor, Share), NnError> {
-    // Counted before it is allocated; the length check inside `fill_with` comes first as well.
+    // Counted before it is allocated; the length check inside `write_with` comes first as well.
     let share = live.take(element_type.bytes_of(dimensions)?)?;
-    let tensor = Tensor::fill_with(element_type, dimensions, data.len(), |bytes| {
+    let tensor = Tensor::write_with(element_type, dimensions, data.len(), |bytes| {
         if bytes.len() != data.len() {
             return Err(NnError::invalid("the data is not as long as the dimensions say"));
         }

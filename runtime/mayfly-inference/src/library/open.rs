@@ -41,12 +41,16 @@ pub fn prepare_process() {
     }
     #[cfg(target_env = "gnu")]
     {
-        for (setting, bytes) in
-            [(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)]
-        {
+        for (setting, value) in [
+            (libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
+            (libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
+            // `malloc_trim` gives back the end of the first heap only: a load on a thread with another one would leave
+            // some megabytes there, each time. Only the library allocates here, and its runs do so from one thread.
+            (libc::M_ARENA_MAX, 1),
+        ] {
             // SAFETY: changes one setting of the allocator, under its own lock.
             #[expect(unsafe_code, reason = "glibc has no other way")]
-            let done = unsafe { libc::mallopt(setting, bytes) };
+            let done = unsafe { libc::mallopt(setting, value) };
             debug_assert_eq!(done, 1, "the value is allowed");
         }
     }

@@ -15,6 +15,7 @@ use super::load::{self, Loaded, Model, Options, Source};
 use super::queue::{Job, Queue, Refused};
 use super::run::{self, Done, Request};
 use super::ticket::{Running, Ticket};
+use crate::tensor::shelf;
 use crate::{Device, LoadError, Resident, RunError};
 
 /// A run that moved more than this leaves an arena worth shrinking.
@@ -402,6 +403,7 @@ fn is_small(input_bytes: u64, output_bytes: u64, run: Duration) -> bool {
 
 /// Asks the C allocator to give free memory back to the system: ONNX Runtime allocates through it.
 pub(crate) fn give_memory_back() {
+    shelf::clear();
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: takes the allocator's own locks and touches only memory that is free.

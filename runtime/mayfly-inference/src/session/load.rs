@@ -18,6 +18,9 @@ use crate::library::Library;
 use crate::residency::Weights;
 use crate::{Config, Device, DimensionInfo, ElementType, LoadError, Package};
 
+/// From this size on a copy takes some fifty milliseconds to load; a mapping of the files as they are takes ten.
+const LARGE_COPY_BYTES: u64 = 128 << 20;
+
 /// The model to load.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
@@ -110,10 +113,14 @@ pub(crate) enum Pool {
 }
 
 impl Options {
-    /// Whether `model` is to run on its files as they are, since a prepacked copy of it will be made.
+    /// Whether `model` is to run on its files as they are until it goes over to its prepacked copy: one that will be made,
+    /// or one so large that loading it takes longer than a first run may wait.
     pub(crate) fn wakes_plain(&self, model: &Model) -> bool {
         let Some(source) = model.copy.as_ref().filter(|_| model.wakes_plain) else { return false };
-        self.copies.as_ref().is_some_and(|copies| copies.will_make(model.digest, source.weight_bytes))
+        let bytes = source.weight_bytes;
+        self.copies.as_ref().is_some_and(|copies| {
+            copies.will_make(model.digest, bytes) || (bytes >= LARGE_COPY_BYTES && copies.has(model.digest))
+        })
     }
 
     /// For a process that only loads a file and ends.
@@ -130,8 +137,8 @@ impl Options {
 pub(crate) enum Source {
     /// The prepacked copy, or the package where there is none.
     Best,
-    /// As [`Self::Best`], but where a copy will be made soon, the package's files as they are, with no weight packed:
-    /// loaded in milliseconds, and somewhat slower to run until then.
+    /// As [`Self::Best`], but where a copy will be made soon, or is so large that it takes a while, the package's files as
+    /// they are, with no weight packed: loaded in milliseconds, and somewhat slower to run until the copy is there.
     Soonest,
     /// The prepacked copy only: a session on the package is there already.
     Copy,
@@ -169,6 +176,10 @@ pub(crate) fn check_device(library: &Library, device: Device) -> Result<(), Load
 /// Loads `model`. Blocking, and slow for large models.
 pub(crate) fn load(model: &Model, options: &Options, source: Source) -> Result<Loaded, LoadError> {
     check_device(&options.library, model.device)?;
+    let plain = source == Source::Soonest && options.wakes_plain(model);
+    if plain {
+        return load_file(model, &model.file, options, false);
+    }
     if model.copy.is_some()
         && let Some(copies) = &options.copies
         && let Some(file) = copies.find(model.digest)
@@ -180,8 +191,7 @@ pub(crate) fn load(model: &Model, options: &Options, source: Source) -> Result<L
         }
     }
     match source {
-        Source::Soonest => load_file(model, &model.file, options, !options.wakes_plain(model)),
-        Source::Best => load_file(model, &model.file, options, true),
+        Source::Soonest | Source::Best => load_file(model, &model.file, options, true),
         Source::Copy => Err(LoadError::Failed { detail: "it has no prepacked copy that can be used".to_owned() }),
     }
 }

@@ -1,12 +1,13 @@
 //! The memory behind a tensor: ours, or ONNX Runtime's when it is the output of a run.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc_zeroed};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use ort::value::DynTensor;
 
 use super::TensorError;
+use super::shelf::{self, Block};
 
 /// ONNX Runtime's own allocations are aligned to this; some of its kernels are faster for it.
 const ALIGN: usize = 64;
@@ -32,6 +33,16 @@ impl Data {
         Ok(Self::Host(buffer))
     }
 
+    /// `len` bytes that `write` writes, all of them: what is in them before was somebody else's.
+    pub(super) fn written<E: From<TensorError>>(
+        len: usize,
+        write: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut buffer = Buffer::used(len)?;
+        write(buffer.as_mut_slice())?;
+        Ok(Self::Host(buffer))
+    }
+
     pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Host(buffer) => buffer.as_slice(),
@@ -40,10 +51,10 @@ impl Data {
     }
 }
 
-/// Zeroed, aligned memory of our own.
+/// Aligned memory of our own.
 pub(super) struct Buffer {
     /// What the allocator gave; none for no bytes.
-    block: Option<(NonNull<u8>, Layout)>,
+    block: Option<Block>,
     /// The first aligned byte within it.
     start: NonNull<u8>,
     len: usize,
@@ -57,23 +68,44 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    #[expect(unsafe_code, reason = "no safe way to get zeroed memory that is not touched twice and may fail")]
+    /// Zeros.
     fn zeroed(len: usize) -> Result<Self, TensorError> {
+        let (mut buffer, fresh) = Self::of(len)?;
+        if !fresh {
+            buffer.as_mut_slice().fill(0);
+        }
+        Ok(buffer)
+    }
+
+    /// Zeros, or what was there before.
+    fn used(len: usize) -> Result<Self, TensorError> {
+        Ok(Self::of(len)?.0)
+    }
+
+    /// Also whether it is fresh, and so all zeros.
+    #[expect(unsafe_code, reason = "no safe way to get zeroed memory that is not touched twice and may fail")]
+    fn of(len: usize) -> Result<(Self, bool), TensorError> {
         if len == 0 {
             // SAFETY: 64 is not zero.
             let start = unsafe { NonNull::new_unchecked(std::ptr::without_provenance_mut(ALIGN)) };
-            return Ok(Self { block: None, start, len });
+            return Ok((Self { block: None, start, len }, true));
         }
         let layout = len
             .checked_add(ALIGN - ALIGN_GIVEN)
             .and_then(|size| Layout::from_size_align(size, ALIGN_GIVEN).ok())
             .ok_or(TensorError::Overflow)?;
-        // SAFETY: the layout's size is not zero.
-        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(TensorError::Memory(len as u64))?;
-        let offset = block.addr().get().next_multiple_of(ALIGN) - block.addr().get();
-        // SAFETY: the block begins at a multiple of 16, so `offset` is at most 48, and the block has 48 bytes to spare.
-        let start = unsafe { block.add(offset) };
-        Ok(Self { block: Some((block, layout)), start, len })
+        let (block, fresh) = match shelf::take(layout) {
+            Some(block) => (block, false),
+            None => {
+                // SAFETY: the layout's size is not zero.
+                let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(TensorError::Memory(len as u64))?;
+                (Block { start, layout }, true)
+            }
+        };
+        let at = block.start.addr().get();
+        // SAFETY: the block begins at a multiple of 16, so the offset is at most 48; it has `len` and 48 bytes at least.
+        let start = unsafe { block.start.add(at.next_multiple_of(ALIGN) - at) };
+        Ok((Self { block: Some(block), start, len }, fresh))
     }
 
     #[expect(unsafe_code, reason = "the memory is held by pointer")]
@@ -91,11 +123,9 @@ impl Buffer {
 }
 
 impl Drop for Buffer {
-    #[expect(unsafe_code, reason = "the memory is held by pointer")]
     fn drop(&mut self) {
-        if let Some((block, layout)) = self.block {
-            // SAFETY: `block` came from this allocator with this layout, and is given back once.
-            unsafe { dealloc(block.as_ptr(), layout) }
+        if let Some(block) = self.block.take() {
+            shelf::put(block);
         }
     }
 }
