@@ -2,6 +2,9 @@
 //!
 //! A thread of its own starts the process, hears it, and reaps it; the process dies with that thread. Callers send by
 //! themselves and never wait for a worker that does not read.
+//!
+//! One file: the thread, the callers and the end of a process share one state under one lock, and each rule of who may kill
+//! it, and when, is about all three.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
