@@ -117,6 +117,7 @@ impl Inference {
             inline: config.inline(),
             copies: copies.clone(),
             pool: Pool::Shared,
+            logits: None,
         };
         let bell = Bell::default();
         let residents = Arc::new(Residents::new(&config, options, Box::new(bell.clone())));

@@ -126,7 +126,8 @@ pub(crate) fn start(
     ready: impl FnOnce(Result<Arc<Engine>, LoadError>) + Send + 'static,
     gone: impl FnOnce(&Arc<Engine>) + Send + 'static,
 ) -> Result<(), LoadError> {
-    let options = Options { pool: Pool::Own, ..options };
+    let logits = (!decoder.last_position_only).then(|| decoder.logits.as_str().into());
+    let options = Options { pool: Pool::Own, logits, ..options };
     let name = format!("mayfly-gen-{}", &model.digest.hex()[..4]);
     let work = move || {
         // The binding, too, can panic on a model that it did not foresee.
@@ -170,7 +171,10 @@ pub(super) fn start_with(
 type Made = (Engine, Box<dyn Runner>, Settings);
 
 fn load(model: &Model, decoder: &DecoderInfo, options: &Options, limits: EngineLimits) -> Result<Made, LoadError> {
-    let Loaded { session, load, bytes, from_copy, .. } = session::load(model, options, Source::Best)?;
+    let Loaded { session, load, bytes, from_copy, last_position_only, .. } =
+        session::load(model, options, Source::Best)?;
+    let decoder =
+        &DecoderInfo { last_position_only: decoder.last_position_only || last_position_only, ..decoder.clone() };
     tracing::info!(model = %model.digest, device = %model.device, ?load, bytes, copy = from_copy, "engine loaded");
     let settings = limits.settings(decoder);
     let limits = RunnerLimits {

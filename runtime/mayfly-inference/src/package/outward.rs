@@ -11,6 +11,8 @@ use std::io::{self, Write};
 use prost::bytes::Buf as _;
 use prost::encoding::{decode_varint, encode_varint};
 
+use super::fields::{Field, next, put};
+
 /// Smaller tensors stay: each one outside costs a mapping of its own in each session.
 const TENSOR_BYTES_MIN: u64 = 64 << 10;
 /// The most mappings of one session that an import makes; of more tensors the largest are moved.
@@ -74,45 +76,6 @@ impl Plan {
         let mut mover = Mover { least: self.least, location, weights, written: 0 };
         mover.rewrite(model, Kind::Model)
     }
-}
-
-/// One field as it stands on the wire.
-struct Field<'a> {
-    number: u32,
-    /// Tag and value.
-    whole: &'a [u8],
-    /// The value of a field with a length; none for a number.
-    payload: Option<&'a [u8]>,
-    /// The value of a number of variable length, else 0.
-    value: u64,
-}
-
-fn next<'a>(bytes: &mut &'a [u8]) -> io::Result<Option<Field<'a>>> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let start = *bytes;
-    let tag = decode_varint(bytes).map_err(io::Error::other)?;
-    let number = u32::try_from(tag >> 3).map_err(io::Error::other)?;
-    let (mut payload, mut value) = (None, 0);
-    match tag & 7 {
-        0 => value = decode_varint(bytes).map_err(io::Error::other)?,
-        1 => drop(take(bytes, 8)?),
-        5 => drop(take(bytes, 4)?),
-        2 => {
-            let length = decode_varint(bytes).map_err(io::Error::other)?;
-            payload = Some(take(bytes, length)?);
-        }
-        _ => return Err(io::Error::other("a field of an unknown kind")),
-    }
-    Ok(Some(Field { number, whole: &start[..start.len() - bytes.len()], payload, value }))
-}
-
-fn take<'a>(bytes: &mut &'a [u8], length: u64) -> io::Result<&'a [u8]> {
-    let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
-    let (taken, rest) = bytes.split_at_checked(usize::try_from(length).map_err(|_| cut())?).ok_or_else(cut)?;
-    *bytes = rest;
-    Ok(taken)
 }
 
 fn measure(mut bytes: &[u8], kind: Kind, sizes: &mut Vec<u64>) -> io::Result<()> {
@@ -245,13 +208,6 @@ impl<W: Write> Mover<'_, W> {
         encode_varint(1, &mut out);
         Ok(out)
     }
-}
-
-/// A field with a length.
-fn put(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    encode_varint(u64::from(number) << 3 | 2, out);
-    encode_varint(bytes.len() as u64, out);
-    out.extend_from_slice(bytes);
 }
 
 #[cfg(test)]

@@ -15,11 +15,15 @@ use serde_json::json;
 use super::folding::{FOLDED_BYTES_MAX, folded_bytes_max};
 use crate::copies::Copies;
 use crate::library::Library;
+use crate::package::last_position_only;
 use crate::residency::Weights;
 use crate::{Config, Device, DimensionInfo, ElementType, LoadError, Package};
 
 /// From this size on a copy takes some fifty milliseconds to load; a mapping of the files as they are takes ten.
 const LARGE_COPY_BYTES: u64 = 128 << 20;
+
+/// A larger graph has its weights in it, and is loaded as it is: another one would be built of it in memory.
+const GRAPH_BYTES_MAX: u64 = 64 << 20;
 
 /// The model to load.
 #[derive(Debug, Clone)]
@@ -100,6 +104,8 @@ pub(crate) struct Options {
     /// This node's prepacked copies.
     pub(crate) copies: Option<Copies>,
     pub(crate) pool: Pool,
+    /// Of a decoder that generates: its logits, of which only the last position is wanted.
+    pub(crate) logits: Option<Arc<str>>,
 }
 
 /// Whose threads work on a session's runs, beside the one that asks.
@@ -128,7 +134,7 @@ impl Options {
         let threads = config.threads();
         let library = crate::library::open(config, threads).map_err(|error| error.to_string())?;
         let batching = config.batching();
-        Ok(Self { library, threads, batching, inline: None, copies: None, pool: Pool::Shared })
+        Ok(Self { library, threads, batching, inline: None, copies: None, pool: Pool::Shared, logits: None })
     }
 }
 
@@ -154,6 +160,8 @@ pub(crate) struct Loaded {
     pub(crate) from_copy: bool,
     /// Whether it runs on the package's files with no weight packed.
     pub(crate) unpacked: bool,
+    /// Whether it gives logits of the last position only, as [`Options::logits`] wants.
+    pub(crate) last_position_only: bool,
 }
 
 /// Says why `device` cannot be used, if it cannot.
@@ -201,7 +209,7 @@ pub(crate) fn load(model: &Model, options: &Options, source: Source) -> Result<L
 pub(super) fn load_file(model: &Model, file: &Path, options: &Options, pack: bool) -> Result<Loaded, LoadError> {
     let before = own_bytes();
     let began = Instant::now();
-    let session = session(model, file, options, pack).map_err(|error| match model.device {
+    let (session, last_position_only) = session(model, file, options, pack).map_err(|error| match model.device {
         // The provider is compiled in; that it failed is about this machine. Never the CPU instead.
         Device::Cuda if error.code() == ort::ErrorCode::ExecutionProviderFailure => {
             LoadError::NoDevice { device: model.device.as_str(), reason: super::run::readable(error.message()) }
@@ -211,15 +219,37 @@ pub(super) fn load_file(model: &Model, file: &Path, options: &Options, pack: boo
     check_outlets("input", session.inputs())?;
     check_outlets("output", session.outputs())?;
     let load = began.elapsed();
-    Ok(Loaded { session, load, bytes: own_bytes().saturating_sub(before), from_copy: false, unpacked: !pack })
+    let bytes = own_bytes().saturating_sub(before);
+    Ok(Loaded { session, load, bytes, from_copy: false, unpacked: !pack, last_position_only })
 }
 
-fn session(model: &Model, file: &Path, options: &Options, pack: bool) -> ort::Result<Session> {
-    let mut builder = session_builder(model, options)?;
-    if !pack {
-        builder = builder.with_config_entry("session.disable_prepacking", "1")?;
+fn session(model: &Model, file: &Path, options: &Options, pack: bool) -> ort::Result<(Session, bool)> {
+    let builder = || -> ort::Result<SessionBuilder> {
+        let builder = session_builder(model, options)?;
+        if pack { Ok(builder) } else { Ok(builder.with_config_entry("session.disable_prepacking", "1")?) }
+    };
+    if let Some(graph) = options.logits.as_deref().and_then(|logits| last_position(file, logits)) {
+        let folder = file.parent().unwrap_or(Path::new(".")).to_string_lossy();
+        let mut builder =
+            builder()?.with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
+        match builder.commit_from_memory(&graph) {
+            Ok(session) => return Ok((session, true)),
+            // Nothing is lost but time: the graph as it is gives the same and more.
+            Err(error) => {
+                let error = super::run::readable(error.message());
+                tracing::warn!(model = %model.digest, error, "its logits could not be cut to the last position");
+            }
+        }
     }
-    builder.commit_from_file(file)
+    Ok((builder()?.commit_from_file(file)?, false))
+}
+
+/// The graph in `file` cut to the last position of its logits, if it can be.
+fn last_position(file: &Path, logits: &str) -> Option<Vec<u8>> {
+    if std::fs::metadata(file).ok()?.len() > GRAPH_BYTES_MAX {
+        return None;
+    }
+    last_position_only(&std::fs::read(file).ok()?, logits).ok()?
 }
 
 /// The options of every session of `model`.

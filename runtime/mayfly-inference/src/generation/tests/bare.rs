@@ -19,6 +19,17 @@ pub(super) fn session_of(layout: &str) -> (Session, DecoderInfo) {
     (session(&package), package.info().decoder.clone().unwrap())
 }
 
+/// The same as an engine has it: it gives logits of the last position only.
+pub(super) fn engine_session_of(layout: &str) -> (Session, DecoderInfo) {
+    let (package, _folder) = stored(&fixture(layout));
+    let decoder = package.info().decoder.clone().unwrap();
+    let logits = Some(decoder.logits.as_str().into());
+    let options = Options { logits, ..Options::plain(&Config::default()).unwrap() };
+    let loaded = load(&package.model(Device::Cpu), &options, Source::Best).unwrap();
+    assert!(loaded.last_position_only && !decoder.last_position_only, "{layout}");
+    (loaded.session, DecoderInfo { last_position_only: true, ..decoder })
+}
+
 fn session(package: &Package) -> Session {
     let options = Options::plain(&Config::default()).unwrap();
     load(&package.model(Device::Cpu), &options, Source::Best).unwrap().session

@@ -1,12 +1,12 @@
 //! Runners against the bare loop: the logits themselves.
 
-use super::bare::{Bare, difference, likeliest, session_of};
+use super::bare::{Bare, difference, engine_session_of, likeliest};
 use super::{LAYOUTS, prompts};
 use crate::Device;
 use crate::generation::runner::{DecodeRow, Runner, RunnerLimits, runner};
 
 fn runner_of(layout: &str, slots: u32) -> Box<dyn Runner> {
-    let (session, decoder) = session_of(layout);
+    let (session, decoder) = engine_session_of(layout);
     let limits = RunnerLimits { slots, context: decoder.context, chunk_max: 64 };
     runner(session, &decoder, Device::Cpu, limits).unwrap()
 }
