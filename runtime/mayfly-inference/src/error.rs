@@ -82,6 +82,17 @@ pub enum LoadError {
         /// The device's budget.
         budget: u64,
     },
+    /// It is more than a process of its tenant's own may have. Nothing is loaded or evicted for it.
+    #[error(
+        "the model needs about {} MiB of memory and a process for a tenant's own models has {} MiB (workers.memory_bytes_max): use a smaller or quantized model, or ask the operator to approve this one or for more",
+        mib(*needs), mib(*budget)
+    )]
+    NeverFitsApart {
+        /// Predicted bytes, those of mapped files included.
+        needs: u64,
+        /// What the process has.
+        budget: u64,
+    },
     /// What is loaded works, is kept loaded, or stays for a while, and makes no room in time.
     #[error("the host has no room for another model right now")]
     NoRoom,

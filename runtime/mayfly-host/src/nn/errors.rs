@@ -96,7 +96,9 @@ impl From<LoadError> for NnError {
             LoadError::NoRoom | LoadError::TooManyWait { .. } => {
                 Self::new(ErrorCode::RuntimeError, format!("busy: {text}"))
             }
-            LoadError::NeverFits { .. } => Self::new(ErrorCode::RuntimeError, format!("unavailable: {text}")),
+            LoadError::NeverFits { .. } | LoadError::NeverFitsApart { .. } => {
+                Self::new(ErrorCode::RuntimeError, format!("unavailable: {text}"))
+            }
             LoadError::Deadline => Self::new(ErrorCode::Timeout, text),
             LoadError::Failed { detail } => Self::ours(&text, &detail),
         }

@@ -215,7 +215,7 @@ pub(super) fn error_of(fault: Fault, begun: bool, device: &'static str, output_b
         Fault::Stopped => RunError::Stopped { started: begun },
         Fault::Full { limit } => RunError::QueueFull { limit },
         Fault::NoRoom => LoadError::NoRoom.into(),
-        Fault::NeverFits { needs, budget } => LoadError::NeverFits { needs, budget }.into(),
+        Fault::NeverFits { needs, budget } => LoadError::NeverFitsApart { needs, budget }.into(),
         Fault::NoDevice(reason) => LoadError::NoDevice { device, reason: readable(&reason) }.into(),
         Fault::Load(detail) => LoadError::Failed { detail: readable(&detail) }.into(),
         Fault::Failed(text) => RunError::Failed(readable(&text)),
@@ -350,6 +350,9 @@ mod tests {
         assert_eq!(text(Fault::Failed("in /srv/x no\u{1b}".into())), "the model could not compute these inputs: in no");
         assert!(text(Fault::Failed("é".repeat(9000))).chars().count() < 400);
         assert!(text(Fault::TooLarge("whatever".into())).contains("7 bytes"));
+        let large = text(Fault::NeverFits { needs: 5 << 30, budget: 1 << 30 });
+        assert!(large.contains("5120 MiB") && large.contains("1024 MiB (workers.memory_bytes_max)"), "{large}");
+        assert!(!large.contains("inference."), "{large}");
         assert!(matches!(error_of(Fault::Stopped, false, "cpu", 7), RunError::Stopped { started: false }));
     }
 }

@@ -374,7 +374,9 @@ fn fault_of(error: RunError) -> Fault {
         RunError::Stopped { .. } | RunError::Load(LoadError::Deadline) => Fault::Stopped,
         RunError::QueueFull { limit } => Fault::Full { limit },
         RunError::Load(LoadError::NoRoom | LoadError::TooManyWait { .. }) => Fault::NoRoom,
-        RunError::Load(LoadError::NeverFits { needs, budget }) => Fault::NeverFits { needs, budget },
+        RunError::Load(LoadError::NeverFits { needs, budget } | LoadError::NeverFitsApart { needs, budget }) => {
+            Fault::NeverFits { needs, budget }
+        }
         RunError::Load(LoadError::NoDevice { reason, .. }) => Fault::NoDevice(short(&reason)),
         RunError::Load(LoadError::Failed { detail }) => Fault::Load(short(&detail)),
         RunError::Failed(text) => Fault::Failed(short(&text)),

@@ -1,0 +1,220 @@
+//! What callers do with a process: hand it a run, wait for the answer, leave.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::time::{sleep, sleep_until};
+
+use super::Process;
+use super::space::{Held, does_not_fit};
+use crate::session::Request;
+use crate::worker::flight::{Answer, Flight, Started, order};
+use crate::worker::message::{INLINE_BYTES_MAX, ToWorker, bytes_of, encode};
+use crate::{Caller, LoadError, Package, RunError};
+
+/// Pause before a packet is offered again to a worker that has not taken those before.
+const OFFER_AGAIN: Duration = Duration::from_millis(1);
+
+/// What became of a run that was offered.
+enum Offer {
+    Taken,
+    /// Offer it again.
+    Later,
+    Full,
+    Closed,
+}
+
+impl Process {
+    /// Runs `request` on `package`. None if the process was closed before it took the run.
+    pub(in crate::worker) async fn run(
+        self: &Arc<Self>,
+        package: &Arc<Package>,
+        request: &Request,
+        caller: Caller<'_>,
+        started: &mut Option<Started>,
+    ) -> Option<Answer> {
+        let Caller { deadline, cancel, .. } = caller;
+        let stopped = async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = sleep_until(deadline.into()) => {}
+            }
+        };
+        let sent = async {
+            if let Err(error) = self.bring(package).await {
+                return Some(Err(error));
+            }
+            self.send(package, request, deadline, started).await
+        };
+        let (run, answer) = tokio::select! {
+            biased;
+            () = stopped => return Some(Err(RunError::Stopped { started: false })),
+            sent = sent => match sent? {
+                Ok(sent) => sent,
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        let mut stay = Stay { process: self, run, over: false };
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = cancel.cancelled() => return Some(Err(RunError::Stopped { started: stay.leave() })),
+            () = sleep_until(deadline.into()) => return Some(Err(RunError::Stopped { started: stay.leave() })),
+        };
+        stay.over = true;
+        if matches!(answer, Ok(Ok(_))) {
+            self.lock().loaded.insert(package.digest());
+        }
+        Some(answer.unwrap_or_else(|_| Err(RunError::Failed("its process was lost".to_owned()))))
+    }
+
+    /// Lets the worker see the package.
+    async fn bring(self: &Arc<Self>, package: &Arc<Package>) -> Result<(), RunError> {
+        if self.is_loaded(package.digest()) {
+            return Ok(());
+        }
+        let (process, wanted) = (Arc::clone(self), Arc::clone(package));
+        let failed = |detail: String| RunError::Load(LoadError::Failed { detail });
+        let bring = move || {
+            let mut all = process.brought.lock().unwrap_or_else(PoisonError::into_inner);
+            if !all.contains(&wanted.digest()) {
+                process.room.bring(&wanted)?;
+                all.insert(wanted.digest());
+            }
+            Ok::<_, io::Error>(())
+        };
+        let done = tokio::task::spawn_blocking(bring).await.map_err(|error| failed(error.to_string()))?;
+        done.map_err(|error| failed(format!("its files could not be shown to its process: {error}")))
+    }
+
+    /// Hands the run over. None if the process is closed.
+    async fn send(
+        self: &Arc<Self>,
+        package: &Package,
+        request: &Request,
+        deadline: Instant,
+        started: &mut Option<Started>,
+    ) -> Option<Result<(u64, oneshot::Receiver<Answer>), RunError>> {
+        let run = {
+            let mut state = self.lock();
+            state.next += 1;
+            state.next
+        };
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let (mut order, keep) = order(request, run, package.digest(), timeout_ms);
+        let Some(bytes) = bytes_of(&order.inputs).and_then(|bytes| bytes.checked_add(keep.len() as u64)) else {
+            return Some(Err(does_not_fit(u64::MAX, "inputs")));
+        };
+        let mut held = None;
+        if bytes > INLINE_BYTES_MAX {
+            let place = match self.place(bytes).await? {
+                Ok(place) => place,
+                Err(error) => return Some(Err(error)),
+            };
+            order.at = Some(place.at);
+            match self.copy_in(place, request, keep.clone(), bytes).await {
+                Ok(place) => held = Some(place),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        let inline: Vec<&[u8]> = match held {
+            Some(_) => Vec::new(),
+            None => request.inputs.iter().map(|(_, tensor)| tensor.as_slice()).chain([&keep[..]]).collect(),
+        };
+        let packet = match encode(&ToWorker::Run(order), &inline) {
+            Ok(packet) => packet,
+            Err(_) => {
+                let text = "the inputs and outputs of this run are too many to be described to its process";
+                return Some(Err(RunError::TooLarge(text.to_owned())));
+            }
+        };
+        let (reply, answer) = oneshot::channel();
+        let mut flight = Some(Flight {
+            started: None,
+            begun: None,
+            sent: Instant::now(),
+            until: deadline + self.stop,
+            wanted: request.outputs.clone(),
+            output_bytes_max: request.output_bytes_max,
+            reply: Some(reply),
+            inputs: None,
+            outputs: None,
+            share: Duration::ZERO,
+        });
+        loop {
+            match self.offer(run, &packet, &mut flight, &mut held, started) {
+                Offer::Taken => return Some(Ok((run, answer))),
+                Offer::Closed => return None,
+                Offer::Full => {
+                    let limit = u32::try_from(self.runs_max).unwrap_or(u32::MAX);
+                    return Some(Err(RunError::QueueFull { limit }));
+                }
+                Offer::Later => sleep(OFFER_AGAIN).await,
+            }
+        }
+    }
+
+    /// Sends a run, if the worker takes it now. What it takes over is gone from `flight`, `held` and `started` then.
+    fn offer(
+        &self,
+        run: u64,
+        packet: &[u8],
+        flight: &mut Option<Flight>,
+        held: &mut Option<Held>,
+        started: &mut Option<Started>,
+    ) -> Offer {
+        let mut state = self.lock();
+        if state.closed {
+            return Offer::Closed;
+        }
+        if state.flights.len() >= self.runs_max {
+            return Offer::Full;
+        }
+        if self.socket.send(packet, None).is_err() {
+            // It takes nothing now; or it has died, and its thread is about to find out.
+            return Offer::Later;
+        }
+        if let Some(flight) = flight.take() {
+            let inputs = held.take().map(Held::keep);
+            // Still under the lock: no word of it is heard before.
+            state.flights.insert(run, Flight { started: started.take(), inputs, sent: Instant::now(), ..flight });
+        }
+        Offer::Taken
+    }
+
+    /// The caller of `run` leaves; gives whether it owes it.
+    fn leave(&self, run: u64) -> bool {
+        let mut state = self.lock();
+        let Some(flight) = state.flights.get_mut(&run) else { return false };
+        let owed = flight.leave();
+        drop(state);
+        self.tell(&ToWorker::Stop { run });
+        owed
+    }
+}
+
+/// A caller that waits for its run. Dropped before `over`, it has left.
+struct Stay<'a> {
+    process: &'a Process,
+    run: u64,
+    over: bool,
+}
+
+impl Stay<'_> {
+    fn leave(&mut self) -> bool {
+        self.over = true;
+        self.process.leave(self.run)
+    }
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.leave();
+        }
+    }
+}
