@@ -8,7 +8,7 @@ use reqwest::{Method, Response};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::harness::{BINARY, Server, guest, header, refused, tiny_model};
+use crate::harness::{BINARY, Server, guest, header, refused, root, tiny_model};
 
 const ISOLATE: (&str, &str) = ("MAYFLY_MODELS__TENANT_MODELS", "isolate");
 
@@ -72,6 +72,20 @@ impl<'a> Tenant<'a> {
         let path = format!("/d/{}/nn/nn", self.name);
         let request = self.server.call_with(&self.key, Method::POST, &path).json(&plan);
         tokio::spawn(async move { request.send().await.unwrap() })
+    }
+}
+
+impl Tenant<'_> {
+    /// Deploys the built-in chat on a model of the tenant's own, as its owner would.
+    fn deploy_chat(&self, layout: &str) {
+        let folder = root().join("examples/models").join(layout);
+        let deployed = self.cli(&["deploy", "builtin:chat", "--model", folder.to_str().unwrap()]);
+        assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
+    }
+
+    fn chat(&self, body: &Value) -> reqwest::RequestBuilder {
+        let path = format!("/d/{}/chat/v1/chat/completions", self.name);
+        self.server.call_with(&self.key, Method::POST, &path).json(body)
     }
 }
 
@@ -227,4 +241,28 @@ async fn where_tenants_may_bring_none_the_operator_still_may() {
     assert!(!refused.status.success() && text.contains("takes no models of projects"), "{text}");
     server.add_model("rows", &path);
     assert_eq!(server.cli_json(&["models", "show", "rows"])["runs"], "server");
+}
+
+#[tokio::test]
+async fn a_tenant_s_own_model_chats_in_its_process() {
+    let server = Server::start_with(&[ISOLATE]);
+    let acme = Tenant::new(&server, "acme");
+    acme.deploy_chat("tiny-chat-genai");
+    let asked: Value =
+        serde_json::from_slice(&fs::read(root().join("examples/models/tiny-chat-questions.json")).unwrap()).unwrap();
+    for entry in asked["questions"].as_array().unwrap().iter().step_by(40) {
+        let mut body = json!({ "messages": entry["messages"], "temperature": 0 });
+        if let Some(tools) = entry["tools"].as_array().filter(|tools| !tools.is_empty()) {
+            body["tools"] = tools.iter().map(|name| asked["tools"][name.as_str().unwrap()].clone()).collect();
+        }
+        let response = acme.chat(&body).send().await.unwrap();
+        let answer: Value = response.json().await.unwrap();
+        let usage = &answer["usage"];
+        assert_eq!(usage["completion_tokens"], entry["answer_tokens"], "{entry}: {answer}");
+        assert_eq!(usage["prompt_tokens"], entry["prompt_tokens"], "{entry}: {answer}");
+        if entry.get("calls").is_none() {
+            assert_eq!(answer["choices"][0]["message"]["content"], entry["answer"], "{answer}");
+        }
+    }
+    assert_eq!(workers(&server).len(), 1);
 }

@@ -226,7 +226,11 @@ async fn stream(call: &OpenCall, mut parts: http::response::Parts, mut run: Run,
     match pump(call, &mut run, status, &pieces, &mut copy).await {
         Ok(()) => {
             tell_developer(call, &run);
-            let Some(mut ending) = call.end(status, Outcome::Completed, &run.timings()) else { return };
+            let timings = run.timings();
+            // A stream that its models' process left is ended by its handler, and is no whole answer all the same.
+            let lost = timings.models_back.is_some();
+            let outcome = if lost { Outcome::GuestFault } else { Outcome::Completed };
+            let Some(mut ending) = call.end(status, outcome, &timings) else { return };
             let bill = ending.bill();
             call.keep(&mut ending, &copy.head, copy.bytes.map(BytesMut::freeze).as_ref());
             let last = match call.write(ending).await {

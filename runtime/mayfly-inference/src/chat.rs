@@ -16,10 +16,12 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use self::encode::Encoder;
-use self::engine::{Engine, PROMPT_BYTES_MAX};
+use self::engine::Engine;
+pub(crate) use self::engine::PROMPT_BYTES_MAX;
 use self::messages::invalid;
 use self::shield::{Marks, Shield, TooMany};
 use crate::package::ChatTemplate;
@@ -31,8 +33,18 @@ pub use error::ChatError;
 /// Variables that are not a caller's to set.
 const RESERVED: [&str; 4] = ["messages", "tools", "add_generation_prompt", "documents"];
 
-/// What a chat template is rendered with.
+/// What is made tokens of.
 #[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// A chat, by the package's template.
+    Chat(Chat),
+    /// Plain text.
+    Text(String),
+}
+
+/// What a chat template is rendered with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Chat {
     /// OpenAI's list of messages.
     pub messages: Value,
@@ -57,6 +69,17 @@ impl Package {
     /// Whether [`Self::chat_prompt`] can work: the package has a tokenizer and a template. Also the property `chat`.
     pub fn has_chat_template(&self) -> bool {
         self.description().chat.is_some()
+    }
+
+    /// The tokens of `prompt`. Blocking and CPU-bound.
+    ///
+    /// # Errors
+    /// [`ChatError`].
+    pub fn prompt(&self, prompt: &Prompt) -> Result<Vec<u32>, ChatError> {
+        match prompt {
+            Prompt::Chat(chat) => self.chat_prompt(chat),
+            Prompt::Text(text) => Ok(self.text_prompt(text)?),
+        }
     }
 
     /// Whether the chat template has a place for tools. Also the property `tools`.

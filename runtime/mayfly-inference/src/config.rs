@@ -7,6 +7,7 @@ use mayfly_scheduler::batching::Settings;
 use serde::{Deserialize, Serialize};
 
 use crate::residency::models_bytes;
+use crate::worker::GenerationBounds;
 
 /// Less holds no model worth the name.
 const RESIDENT_BYTES_LEAST: u64 = 1 << 20;
@@ -134,6 +135,18 @@ impl Config {
         match self.constraint_compiles_max {
             0 => cores().div_ceil(2),
             compiles => compiles.into(),
+        }
+    }
+
+    /// What of the limits of generation holds in a process of a tenant's own, too.
+    pub(crate) fn generation_bounds(&self) -> GenerationBounds {
+        GenerationBounds {
+            slots: self.generation_slots,
+            kv_bytes_max: self.generation_kv_bytes_max,
+            waiting_max: self.generation_waiting_max,
+            prefill_chunk_max: self.generation_prefill_chunk_max,
+            stall_ms: self.generation_stall_ms,
+            constraint_compiles_max: self.constraint_compiles_max,
         }
     }
 

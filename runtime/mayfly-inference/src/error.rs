@@ -1,6 +1,8 @@
 //! What can go wrong, one enum per operation. No text here contains a path of the host.
 
-use crate::TensorError;
+use serde::{Deserialize, Serialize};
+
+use crate::{ChatError, TensorError};
 
 /// ONNX Runtime could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +149,17 @@ pub enum RunError {
     Worker(#[from] WorkerError),
 }
 
+/// A process of a tenant's own gave no prompt.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PromptError {
+    /// As where the prompt is made in this process.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// The way there, or the process.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
 /// The process that runs one tenant's own models gave nothing. No other tenant notices.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WorkerError {
@@ -186,7 +199,8 @@ impl WorkerError {
 }
 
 /// The tokenizer could not do what it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenizerError {
     /// The package carries no tokenizer.
     #[error("this model has no tokenizer")]

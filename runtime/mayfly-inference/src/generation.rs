@@ -26,13 +26,14 @@ mod vocabulary;
 
 pub use chunk::{Chunk, ChunkToken, Finish, GenerationUsage, TopToken};
 pub use constraint::Constraint;
-pub(crate) use engine::{Engine, EngineLimits, NotTaken, Rejected, check_device, start};
+pub(crate) use engine::{AHEAD_MAX, Engine, EngineLimits, NotTaken, Rejected, check_device, start};
 pub use error::GenerationError;
 pub use option::OptionError;
 pub(crate) use prepare::{check, job};
 pub use request::{GenerationAccount, GenerationOptions, GenerationRequest};
 pub use sampling::Sampling;
 pub use stream::Generation;
+pub(crate) use stream::{Maker, Shared};
 pub(crate) use turns::Turns;
 pub(crate) use vocabulary::Vocabulary;
 

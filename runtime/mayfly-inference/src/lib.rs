@@ -22,11 +22,13 @@ mod tensor;
 mod tokenizer;
 mod worker;
 
-pub use chat::{Chat, ChatError};
+pub use chat::{Chat, ChatError, Prompt};
 pub use config::Config;
 pub use copies::{Copies, CopySettings};
 pub use device::Device;
-pub use error::{ImportError, InputError, LoadError, PackageError, RunError, StartError, TokenizerError, WorkerError};
+pub use error::{
+    ImportError, InputError, LoadError, PackageError, PromptError, RunError, StartError, TokenizerError, WorkerError,
+};
 pub use generation::{
     Chunk, ChunkToken, Constraint, EngineLoad, Finish, Generation, GenerationAccount, GenerationError,
     GenerationOptions, GenerationRequest, GenerationUsage, OptionError, Sampling, TopToken,

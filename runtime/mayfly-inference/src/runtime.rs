@@ -19,8 +19,8 @@ use crate::session::{Done, Executor, Model, Options, Pool, Refused, Request, Tic
 use crate::worker::Workers;
 use crate::{
     Config, Copies, CopySettings, DecoderInfo, Device, EngineLoad, Generation, GenerationError, GenerationRequest,
-    LoadError, Output, Package, Prepared, Residency, RunError, StartError, WorkerError, WorkerSettings, WorkersState,
-    library,
+    LoadError, Output, Package, Prepared, Prompt, PromptError, Residency, RunError, StartError, WorkerError,
+    WorkerSettings, WorkersState, library,
 };
 
 /// What `mayfly doctor` and `/api/v1/node` show of the library.
@@ -124,7 +124,8 @@ impl Inference {
         clock::start(Arc::downgrade(&residents), bell.clone())
             .map_err(|error| StartError::Unusable(format!("no thread for the idle clock: {error}")))?;
         let turns = Turns::new(config.constraint_compiles(), config.generation_waiting_max);
-        let workers = workers.map(|settings| Workers::new(settings, info.dylib.clone())).transpose()?;
+        let bounds = config.generation_bounds();
+        let workers = workers.map(|settings| Workers::new(settings, bounds, info.dylib.clone())).transpose()?;
         let output_bytes_max = config.output_bytes_max;
         Ok(Self(Arc::new(Inner { info, output_bytes_max, residents, copies, turns, workers, bell })))
     }
@@ -180,6 +181,39 @@ impl Inference {
     ) -> Result<(Vec<Output>, RunStats), RunError> {
         let workers = self.0.workers.as_ref().ok_or(WorkerError::None)?;
         workers.run(package, device, prepared.into_request(), caller, Box::new(started)).await
+    }
+
+    /// As [`Package::prompt`], in the process of the caller's owner: a template is a program of whoever brought the model.
+    ///
+    /// # Errors
+    /// [`PromptError`].
+    pub async fn prompt_apart(
+        &self,
+        package: &Arc<Package>,
+        device: Device,
+        prompt: &Prompt,
+        caller: Caller<'_>,
+    ) -> Result<(Vec<u32>, RunStats), PromptError> {
+        let workers = self.0.workers.as_ref().ok_or(RunError::Worker(WorkerError::None))?;
+        workers.prompt(package, device, prompt, caller).await
+    }
+
+    /// As [`Inference::generate`], in the process of the request's owner: the engine, with all that it makes of the request,
+    /// is there. Its account is told here: input when the process says that the prompt begins to run, each token before it
+    /// can be read, and the time as it is measured here.
+    ///
+    /// # Errors
+    /// [`GenerationError`]; [`GenerationError::Worker`], also later, if the process ended.
+    pub async fn generate_apart(
+        &self,
+        package: &Arc<Package>,
+        device: Device,
+        request: GenerationRequest,
+    ) -> Result<Generation, GenerationError> {
+        let decoder = package.info().decoder.as_ref().ok_or(GenerationError::NotADecoder)?;
+        generation::check(decoder, &request)?;
+        let workers = self.0.workers.as_ref().ok_or(WorkerError::None)?;
+        workers.generate(package, decoder, device, &request).await
     }
 
     pub(crate) async fn run_model(

@@ -13,10 +13,14 @@
 //! protocol is killed.
 
 mod arena;
+mod asking;
 mod config;
+mod course;
 mod crashes;
+mod faults;
 mod flight;
 mod message;
+mod piece;
 mod process;
 mod room;
 mod sandbox;
@@ -25,6 +29,7 @@ mod socket;
 mod workers;
 
 pub use config::{SandboxPolicy, WorkerConfig, WorkerSettings};
+pub(crate) use message::GenerationBounds;
 pub use sandbox::missing_from_sandbox;
 pub use serve::run_worker;
 pub(crate) use workers::Workers;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use mayfly_inference::{
     Caller, ElementType, InputError, LoadError, Output, Package, Prepared, Role, RunError, RunLimits, RunStats, Tensor,
+    WorkerError,
 };
 use mayfly_types::{Hold, Line, Meter, ModelId, Refusal};
 use wasmtime::component::ResourceTableError;
@@ -134,13 +135,10 @@ impl NnState {
         let (outputs, stats) = result.map_err(|error| self.run_error(error))?;
         let micros = u64::try_from(stats.share.as_micros()).unwrap_or(u64::MAX);
         hold.charge(&[Line { meter: Meter::InferenceMicros, model: Some(grant.model), quantity: micros }]);
-        self.clock.add(|timings| {
-            timings.inference += stats.run;
-            if grant.place == Place::Apart {
-                // What came before is no cause of what comes.
-                timings.models_back = None;
-            }
-        });
+        self.clock.add(|timings| timings.inference += stats.run);
+        if grant.place == Place::Apart {
+            self.worker_works();
+        }
         Ok((self.hand_out(grant, outputs, hold)?, stats))
     }
 
@@ -156,21 +154,31 @@ impl NnState {
             .collect()
     }
 
-    fn run_error(&self, error: RunError) -> NnError {
+    pub(super) fn run_error(&self, error: RunError) -> NnError {
         match error {
             RunError::Stopped { .. } | RunError::Load(LoadError::Deadline) if self.cancel.is_cancelled() => {
                 NnError::closed()
             }
             error => {
-                if let RunError::Worker(lost) = &error
-                    && let Some(ms) = lost.retry_after_ms()
-                {
-                    let back = Instant::now() + Duration::from_millis(ms);
-                    self.clock.add(|timings| timings.models_back = Some(back));
+                if let RunError::Worker(lost) = &error {
+                    self.worker_lost(lost);
                 }
                 error.into()
             }
         }
+    }
+
+    /// Remembers when the process of this tenant's own models can be there again.
+    pub(super) fn worker_lost(&self, lost: &WorkerError) {
+        if let Some(ms) = lost.retry_after_ms() {
+            let back = Instant::now() + Duration::from_millis(ms);
+            self.clock.add(|timings| timings.models_back = Some(back));
+        }
+    }
+
+    /// That process has worked for this call: what came before is no cause of what comes.
+    pub(super) fn worker_works(&self) {
+        self.clock.add(|timings| timings.models_back = None);
     }
 }
 

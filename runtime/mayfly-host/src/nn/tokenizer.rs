@@ -94,6 +94,21 @@ impl NnState {
             .unwrap_or_else(|panic| Err(NnError::ours("the tokenizer failed", &panic.to_string())))
     }
 
+    /// Waits for CPU-bound work that is done for the guest in another process, and counts the time that took there.
+    pub(super) async fn cpu_work_apart<T, E: From<NnError>>(
+        &self,
+        work: impl Future<Output = Result<(T, Duration), E>>,
+    ) -> Result<T, E> {
+        self.open()?;
+        let cpu_ms_max = self.limits.guest_cpu_ms_max;
+        if self.meter.used() >= Duration::from_millis(cpu_ms_max) {
+            return Err(cpu_used_up(cpu_ms_max).into());
+        }
+        let (done, time) = self.within_call(work).await??;
+        self.meter.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        Ok(done)
+    }
+
     fn package(&self, alias: &str) -> Result<Arc<Package>, NnError> {
         self.grant(alias).map(|grant| Arc::clone(&grant.package))
     }

@@ -16,7 +16,7 @@ use crate::package::TemplateSource;
 /// Steps of one rendering (`chat_fuel_max`). A message takes about a hundred.
 const FUEL_MAX: u64 = 2_000_000;
 /// Bytes of one rendered prompt (`chat_prompt_bytes_max`); what the tokenizer takes in one call.
-pub(super) const PROMPT_BYTES_MAX: usize = 4 << 20;
+pub(crate) const PROMPT_BYTES_MAX: usize = 4 << 20;
 /// Macros in macros; each level takes some kilobytes of the thread's stack.
 const RECURSION_MAX: usize = 64;
 /// What a template says in `raise_exception`, as shown.

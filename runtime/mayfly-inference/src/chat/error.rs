@@ -1,9 +1,12 @@
 //! Why a chat gave no prompt.
 
+use serde::{Deserialize, Serialize};
+
 use crate::TokenizerError;
 
 /// A chat gave no prompt.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ChatError {
     /// The package has no chat template.
     #[error("this model has no chat template; give it text or tokens")]

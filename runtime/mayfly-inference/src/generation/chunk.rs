@@ -1,5 +1,7 @@
 //! What a generation gives, piece by piece.
 
+use serde::{Deserialize, Serialize};
+
 /// A piece of one choice: some text, the tokens it took, or the end.
 ///
 /// `text` is always whole characters and never the beginning of a stop string that may still come, so a chunk can have
@@ -47,7 +49,8 @@ pub struct TopToken {
 }
 
 /// Why a choice is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Finish {
     /// The model ended it, a stop string came, or a constraint has nothing more to come.
     Stop,

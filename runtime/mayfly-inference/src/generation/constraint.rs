@@ -20,6 +20,7 @@ use llguidance::ParserFactory;
 use llguidance::api::ParserLimits;
 use llguidance::toktrie::InferenceCapabilities;
 pub(crate) use matcher::{Mask, Matcher};
+use serde::{Deserialize, Serialize};
 
 use super::OptionError;
 use super::text::TokenTable;
@@ -43,7 +44,8 @@ const TOKEN_ITEMS_MAX: usize = 2_000;
 const STATES_MAX: usize = 32_000;
 
 /// What generated text must look like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Constraint {
     /// Any JSON object.
     JsonObject,

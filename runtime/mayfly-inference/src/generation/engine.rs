@@ -14,8 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mayfly_scheduler::generation::{Load, Settings};
+use rustix::process::{Resource, getrlimit};
 
-pub(super) use self::inbox::Inbox;
+use self::inbox::Inbox;
 pub(crate) use self::inbox::NotTaken;
 pub(in crate::generation) use self::job::Choice;
 pub(crate) use self::job::{Job, Rejected};
@@ -27,7 +28,7 @@ use crate::session::{self, Loaded, Model, Options, Pool, Source};
 use crate::{Batching, Config, DecoderInfo, DecoderLayout, Device, LoadError, Resident};
 
 /// Tokens that a sequence may be ahead of its reader.
-const AHEAD_MAX: u32 = 16;
+pub(crate) const AHEAD_MAX: u32 = 16;
 /// How long a prompt chunk may always take while others decode.
 const STEP_TARGET: Duration = Duration::from_millis(25);
 
@@ -35,6 +36,8 @@ const STEP_TARGET: Duration = Duration::from_millis(25);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EngineLimits {
     slots: u32,
+    /// Whether this process may have no more addresses than memory, as one for a tenant's own models.
+    addresses_count: bool,
     kv_bytes_max: u64,
     waiting_max: u32,
     prefill_chunk_max: u32,
@@ -45,6 +48,7 @@ impl EngineLimits {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             slots: config.generation_slots,
+            addresses_count: getrlimit(Resource::Data).current.is_some(),
             kv_bytes_max: config.generation_kv_bytes(),
             waiting_max: config.generation_waiting_max,
             prefill_chunk_max: config.generation_prefill_chunk_max,
@@ -61,10 +65,17 @@ impl EngineLimits {
 
     fn settings(&self, decoder: &DecoderInfo) -> Settings {
         let kv_tokens_max = self.kv_bytes_max / token_bytes(decoder).max(1);
+        let tokens_max = u32::try_from(kv_tokens_max).unwrap_or(u32::MAX);
+        // No sequence can be longer than all of them together.
+        let (mut slots, mut context_max) = (self.slots, tokens_max.min(decoder.context));
+        if self.addresses_count && decoder.layout == DecoderLayout::GroupQuery {
+            // Slots are reserved whole, one more than there are sequences.
+            context_max = context_max.min(tokens_max / 2).max(1);
+            slots = slots.min((tokens_max / context_max).saturating_sub(1)).max(1);
+        }
         Settings {
-            slots: self.slots,
-            // No sequence can be longer than all of them together.
-            context_max: u32::try_from(kv_tokens_max).unwrap_or(u32::MAX).min(decoder.context),
+            slots,
+            context_max,
             kv_tokens_max,
             waiting_max: self.waiting_max,
             ahead_max: AHEAD_MAX,
@@ -211,7 +222,7 @@ impl Engine {
 
     /// The reader's end of `job`, once it is submitted here.
     pub(crate) fn generation(&self, job: &Job) -> Generation {
-        Generation::new(Arc::clone(&job.shared), Arc::clone(&self.inbox))
+        Generation::new(Arc::clone(&job.shared), Arc::clone(&self.inbox) as _)
     }
 
     /// Takes no more work, and ends what it has.

@@ -1,7 +1,7 @@
 //! Why a generation did not start, or ended early.
 
 use super::OptionError;
-use crate::LoadError;
+use crate::{LoadError, WorkerError};
 
 /// A generation could not start, or failed. Nothing more is owed than what its account was told.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -49,6 +49,9 @@ pub enum GenerationError {
     /// The model could not be had; nothing ran.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The process for its tenant's own models.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
     /// Its deadline passed or its call was cancelled.
     #[error("the generation was stopped at its deadline")]
     Stopped,

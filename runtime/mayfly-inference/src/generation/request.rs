@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::option::{check_logprobs, check_stops};
@@ -31,7 +32,8 @@ pub struct GenerationRequest {
 }
 
 /// How to continue a prompt.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GenerationOptions {
     /// How tokens are chosen.
     pub sampling: Sampling,

@@ -16,13 +16,16 @@ mod tests;
 
 pub(crate) use sampler::{Sampled, Sampler};
 
+use serde::{Deserialize, Serialize};
+
 use super::OptionError;
 
 /// Tokens with a bias of their own in one request.
 const BIASES_MAX: usize = 1024;
 
 /// How tokens are chosen. The default is plain sampling: temperature 1, everything else off.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sampling {
     /// 0 to 2. 0 takes the likeliest token, the lowest id of several; the rest of the truncation is then off.
     pub temperature: f32,

@@ -1,4 +1,4 @@
-//! The reader's end of a generation, and what it shares with the engine.
+//! The reader's end of a generation, and what it shares with whoever makes it: an engine here, or a process apart.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,19 +8,24 @@ use tokio::sync::Notify;
 
 use super::GenerationError;
 use super::chunk::{Chunk, ChunkToken, Finish, GenerationUsage};
-use super::engine::Inbox;
+
+/// Who makes a generation.
+pub(crate) trait Maker: Send + Sync {
+    /// The reader did something: [`Shared::asked`] has it. Must not block.
+    fn touch(&self, shared: &Arc<Shared>);
+}
 
 /// A running generation. Dropping it cancels it.
 pub struct Generation {
     shared: Arc<Shared>,
-    inbox: Arc<Inbox>,
+    maker: Arc<dyn Maker>,
     /// Whether its end is that of the work, too.
     owns: bool,
 }
 
 impl Generation {
-    pub(super) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>) -> Self {
-        Self { shared, inbox, owns: true }
+    pub(crate) fn new(shared: Arc<Shared>, maker: Arc<dyn Maker>) -> Self {
+        Self { shared, maker, owns: true }
     }
 
     /// Nothing came of it on this engine, and its job goes on to another.
@@ -36,17 +41,32 @@ impl Generation {
     /// # Errors
     /// [`GenerationError`], once; then none.
     pub async fn next(&mut self) -> Result<Option<Chunk>, GenerationError> {
+        let taken = self.next_unread().await;
+        if let Ok(Some(chunk)) = &taken {
+            self.read(chunk.choice, chunk.tokens.len());
+        }
+        taken
+    }
+
+    /// As [`Self::next`], for whoever hands chunks on: their tokens count as read once [`Self::read`] says so.
+    pub(crate) async fn next_unread(&mut self) -> Result<Option<Chunk>, GenerationError> {
         loop {
             // Before the look: what comes between the two is not missed.
             let woken = self.shared.news.notified();
             if let Some(taken) = self.shared.take() {
-                if matches!(taken, Ok(Some(_))) {
-                    self.inbox.touch(&self.shared);
-                }
                 return taken;
             }
             woken.await;
         }
+    }
+
+    /// So many more tokens of a choice were read.
+    pub(crate) fn read(&self, choice: u32, tokens: usize) {
+        if tokens > 0 {
+            let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+            self.shared.lock().asked.taken.push((choice, tokens));
+        }
+        self.maker.touch(&self.shared);
     }
 
     /// Waits until [`Self::next`] would not wait. Cancel safe.
@@ -63,14 +83,14 @@ impl Generation {
     /// Ends every choice that is not over, within a step of the engine. Their last chunks say [`Finish::Cancelled`].
     pub fn cancel(&self) {
         self.shared.lock().asked.cancel = true;
-        self.inbox.touch(&self.shared);
+        self.maker.touch(&self.shared);
     }
 
     /// Ends one choice within a step of the engine, unless it is over; its last chunk says [`Finish::Cancelled`]. The
     /// others go on.
     pub fn end_choice(&self, choice: u32) {
         if self.shared.ask_end(choice) {
-            self.inbox.touch(&self.shared);
+            self.maker.touch(&self.shared);
         }
     }
 
@@ -94,10 +114,10 @@ impl fmt::Debug for Generation {
     }
 }
 
-/// What the engine puts in and the reader takes out.
-pub(super) struct Shared {
-    /// Names its sequences: the engine's own number for choice 0, and those that follow it.
-    pub(super) first: u64,
+/// What the maker puts in and the reader takes out.
+pub(crate) struct Shared {
+    /// Names its sequences: an engine's own number for choice 0, and those that follow it.
+    pub(in crate::generation) first: u64,
     state: Mutex<State>,
     news: Notify,
 }
@@ -123,14 +143,14 @@ struct Pending {
     queued: bool,
 }
 
-/// What the reader did since the engine looked last.
+/// What the reader did since the maker looked last.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// Tokens taken, by choice.
-    pub(super) taken: Vec<(u32, u32)>,
+    pub(crate) taken: Vec<(u32, u32)>,
     /// Choices it wants no more of, each once.
-    pub(super) ended: Vec<u32>,
-    pub(super) cancel: bool,
+    pub(crate) ended: Vec<u32>,
+    pub(crate) cancel: bool,
 }
 
 impl State {
@@ -140,7 +160,7 @@ impl State {
 }
 
 impl Shared {
-    pub(super) fn new(first: u64, choices: u32, usage: GenerationUsage) -> Self {
+    pub(crate) fn new(first: u64, choices: u32, usage: GenerationUsage) -> Self {
         let state = State {
             choices: (0..choices).map(|_| Pending::default()).collect(),
             order: VecDeque::new(),
@@ -166,10 +186,6 @@ impl Shared {
             pending.queued = false;
             let (text, tokens) = (std::mem::take(&mut pending.text), std::mem::take(&mut pending.tokens));
             let finish = pending.finish.take();
-            if !tokens.is_empty() {
-                let count = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-                state.asked.taken.push((choice, count));
-            }
             return Some(Ok(Some(Chunk { choice, text, tokens, finish, usage })));
         }
         if let Some(error) = state.failed.take() {
@@ -179,7 +195,7 @@ impl Shared {
     }
 
     /// What the reader did since this was asked last.
-    pub(super) fn asked(&self) -> Asked {
+    pub(crate) fn asked(&self) -> Asked {
         std::mem::take(&mut self.lock().asked)
     }
 
@@ -195,12 +211,12 @@ impl Shared {
     }
 
     /// The prompt begins to run; so much of it is reused.
-    pub(super) fn started(&self, cached: u32) {
+    pub(crate) fn started(&self, cached: u32) {
         self.lock().usage.cached_tokens = cached.into();
     }
 
     /// A choice got a token.
-    pub(super) fn push(&self, choice: u32, text: String, token: ChunkToken, finish: Option<Finish>) {
+    pub(crate) fn push(&self, choice: u32, text: String, token: ChunkToken, finish: Option<Finish>) {
         self.put(choice, finish, |pending, usage| {
             pending.tokens.push(token);
             if pending.text.is_empty() {
@@ -213,7 +229,7 @@ impl Shared {
     }
 
     /// A choice ends without another token, and with what was held back of its text.
-    pub(super) fn finish(&self, choice: u32, text: &str, finish: Finish) {
+    pub(crate) fn finish(&self, choice: u32, text: &str, finish: Finish) {
         self.put(choice, Some(finish), |pending, _| pending.text.push_str(text));
     }
 
@@ -238,7 +254,7 @@ impl Shared {
     }
 
     /// All of it is over, with an error after what was not taken yet.
-    pub(super) fn fail(&self, error: GenerationError) {
+    pub(crate) fn fail(&self, error: GenerationError) {
         let mut state = self.lock();
         if state.open > 0 {
             state.open = 0;

@@ -1,4 +1,5 @@
-//! One run on its way through a worker, as the server sees it, and what the server accepts as its answer.
+//! One run, or the making of a prompt, on its way through a worker, as the server sees it, and what the server accepts as
+//! its answer.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -6,12 +7,38 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::arena::Place;
-use super::message::{Fault, Order, Value, Wanted, bytes_of};
-use crate::session::{OutputPlan, Request, readable};
-use crate::{ElementType, LoadError, Output, RunError, RunStats, Seen, Tensor, TensorError};
+use super::message::{Order, Task, Value, Wanted, bytes_of};
+use crate::session::{OutputPlan, Request};
+use crate::{ChatError, ElementType, LoadError, Output, RunError, RunStats, Seen, Tensor, TensorError, WorkerError};
 
 /// Outputs, and where the time went.
-pub(super) type Answer = Result<(Vec<Output>, RunStats), RunError>;
+pub(super) type Answer = Result<(Vec<Output>, RunStats), Unanswered>;
+
+/// Why there are none.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    Run(RunError),
+    /// Where the output is the tokens of a prompt.
+    Prompt(ChatError),
+}
+
+impl From<RunError> for Unanswered {
+    fn from(error: RunError) -> Self {
+        Self::Run(error)
+    }
+}
+
+impl From<LoadError> for Unanswered {
+    fn from(error: LoadError) -> Self {
+        Self::Run(error.into())
+    }
+}
+
+impl From<WorkerError> for Unanswered {
+    fn from(error: WorkerError) -> Self {
+        Self::Run(error.into())
+    }
+}
 
 /// Called when the run begins.
 pub(super) type Started = Box<dyn FnOnce() + Send>;
@@ -63,7 +90,7 @@ impl Shares {
         self.as_of = now;
     }
 
-    fn begin(&mut self, now: Instant) -> Begun {
+    pub(super) fn begin(&mut self, now: Instant) -> Begun {
         self.advance(now);
         self.running += 1;
         Begun { at: now, each: self.each }
@@ -203,47 +230,37 @@ impl From<TensorError> for Unmade {
     }
 }
 
-fn too_large(limit: u64) -> RunError {
+pub(super) fn too_large(limit: u64) -> RunError {
     RunError::TooLarge(format!(
         "the outputs of this run take more than {limit} bytes (output_bytes_max); give it fewer or shorter rows"
     ))
 }
 
-/// What a worker's fault is to the caller. `begun`: whether the run was owed.
-pub(super) fn error_of(fault: Fault, begun: bool, device: &'static str, output_bytes_max: u64) -> RunError {
-    match fault {
-        Fault::Stopped => RunError::Stopped { started: begun },
-        Fault::Full { limit } => RunError::QueueFull { limit },
-        Fault::NoRoom => LoadError::NoRoom.into(),
-        Fault::NeverFits { needs, budget } => LoadError::NeverFitsApart { needs, budget }.into(),
-        Fault::NoDevice(reason) => LoadError::NoDevice { device, reason: readable(&reason) }.into(),
-        Fault::Load(detail) => LoadError::Failed { detail: readable(&detail) }.into(),
-        Fault::Failed(text) => RunError::Failed(readable(&text)),
-        Fault::TooLarge(_) => too_large(output_bytes_max),
-    }
+/// `request` as a run of its graph.
+pub(super) fn run_of(request: &Request) -> Task {
+    let wanted = |plan: &OutputPlan| Wanted {
+        name: plan.name.clone(),
+        keep: plan.keep.as_ref().map(|keep| u32::try_from(keep.len()).unwrap_or(u32::MAX)),
+    };
+    Task::Run { outputs: request.outputs.iter().map(wanted).collect(), output_bytes_max: request.output_bytes_max }
 }
 
-/// `request` as an order, and the data that belongs to it: the inputs' bytes, then which positions to keep.
-pub(super) fn order(request: &Request, run: u64, package: mayfly_types::Digest, timeout_ms: u64) -> (Order, Vec<u8>) {
+/// `request` as an order, and the data that belongs to it beside the inputs' bytes: which positions to keep.
+pub(super) fn order(
+    request: &Request,
+    task: Task,
+    run: u64,
+    package: mayfly_types::Digest,
+    timeout_ms: u64,
+) -> (Order, Vec<u8>) {
     let value = |(name, tensor): &(String, Tensor)| Value {
         name: name.clone(),
         element_type: tensor.element_type(),
         dimensions: tensor.dimensions().to_vec(),
     };
-    let wanted = |plan: &OutputPlan| Wanted {
-        name: plan.name.clone(),
-        keep: plan.keep.as_ref().map(|keep| u32::try_from(keep.len()).unwrap_or(u32::MAX)),
-    };
     let keep = request.outputs.iter().filter_map(|plan| plan.keep.as_deref()).flatten();
-    let order = Order {
-        run,
-        package,
-        timeout_ms,
-        inputs: request.inputs.iter().map(value).collect(),
-        at: None,
-        outputs: request.outputs.iter().map(wanted).collect(),
-        output_bytes_max: request.output_bytes_max,
-    };
+    let inputs = request.inputs.iter().map(value).collect();
+    let order = Order { run, package, timeout_ms, inputs, at: None, task };
     (order, keep.flat_map(|position| position.to_le_bytes()).collect())
 }
 
@@ -342,17 +359,5 @@ mod tests {
         };
         assert_eq!(make([0, 1]).unwrap().unwrap()[0].tensor.as_slice(), [0, 1]);
         assert!(make([2, 1]).is_err());
-    }
-
-    #[test]
-    fn texts_of_a_worker_name_no_paths_and_end() {
-        let text = |fault| error_of(fault, true, "cpu", 7).to_string();
-        assert_eq!(text(Fault::Failed("in /srv/x no\u{1b}".into())), "the model could not compute these inputs: in no");
-        assert!(text(Fault::Failed("é".repeat(9000))).chars().count() < 400);
-        assert!(text(Fault::TooLarge("whatever".into())).contains("7 bytes"));
-        let large = text(Fault::NeverFits { needs: 5 << 30, budget: 1 << 30 });
-        assert!(large.contains("5120 MiB") && large.contains("1024 MiB (workers.memory_bytes_max)"), "{large}");
-        assert!(!large.contains("inference."), "{large}");
-        assert!(matches!(error_of(Fault::Stopped, false, "cpu", 7), RunError::Stopped { started: false }));
     }
 }

@@ -7,7 +7,8 @@ use mayfly_types::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Device, ElementType};
+use super::piece::Piece;
+use crate::{ChatError, Device, ElementType};
 
 /// Bytes of one packet.
 pub(super) const PACKET_BYTES_MAX: usize = 64 << 10;
@@ -46,7 +47,26 @@ pub(super) struct Wanted {
     pub(super) keep: Option<u32>,
 }
 
-/// A run to do.
+/// What is done with the inputs of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Task {
+    /// The graph runs.
+    Run { outputs: Vec<Wanted>, output_bytes_max: u64 },
+    /// The input [`PROMPT`], a chat as JSON or plain text, becomes the output [`TOKENS`].
+    Prompt { chat: bool, output_bytes_max: u64 },
+    /// The input [`TOKENS`] is gone on with as the input [`OPTIONS`], JSON, says.
+    Generate { choices: u32, reuse: Option<[u8; 32]> },
+}
+
+/// Bytes of text.
+pub(super) const PROMPT: &str = "prompt";
+/// i32, one for each token.
+pub(super) const TOKENS: &str = "tokens";
+/// Bytes of JSON.
+pub(super) const OPTIONS: &str = "options";
+
+/// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Order {
@@ -58,8 +78,19 @@ pub(super) struct Order {
     pub(super) inputs: Vec<Value>,
     /// Where their data lies in the arena; none has it in the packet.
     pub(super) at: Option<u64>,
-    pub(super) outputs: Vec<Wanted>,
-    pub(super) output_bytes_max: u64,
+    pub(super) task: Task,
+}
+
+/// The server's limits of generation, as far as they hold in a process of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GenerationBounds {
+    pub(crate) slots: u32,
+    pub(crate) kv_bytes_max: u64,
+    pub(crate) waiting_max: u32,
+    pub(crate) prefill_chunk_max: u32,
+    pub(crate) stall_ms: u64,
+    pub(crate) constraint_compiles_max: u16,
 }
 
 /// The first packet. The arena's file comes with it.
@@ -77,6 +108,7 @@ pub(super) struct Begin {
     pub(super) runs_max: u32,
     pub(super) sessions_max: u32,
     pub(super) session_idle_ms: u64,
+    pub(super) generation: GenerationBounds,
 }
 
 /// From the server.
@@ -84,9 +116,23 @@ pub(super) struct Begin {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum ToWorker {
     Begin(Begin),
-    Run(Order),
+    Do(Order),
     /// Nobody waits for it any more.
     Stop {
+        run: u64,
+    },
+    /// Of a generation: its reader has so many tokens of these choices, all counted.
+    Read {
+        run: u64,
+        tokens: Vec<(u32, u32)>,
+    },
+    /// Of a generation: its reader wants no more of one choice.
+    EndChoice {
+        run: u64,
+        choice: u32,
+    },
+    /// Of a generation: its reader wants no more of any, but how they ended.
+    Cancel {
         run: u64,
     },
     /// Its outputs go here in the arena.
@@ -101,17 +147,57 @@ pub(super) enum ToWorker {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Fault {
     Stopped,
-    Full { limit: u32 },
+    Full {
+        limit: u32,
+    },
     NoRoom,
-    NeverFits { needs: u64, budget: u64 },
+    NeverFits {
+        needs: u64,
+        budget: u64,
+    },
     NoDevice(String),
     Load(String),
     Failed(String),
     TooLarge(String),
+    /// A prompt could not be made.
+    Prompt(ChatError),
+    /// A generation could not be started, or had to end.
+    Generation(GenerationFault),
+}
+
+/// What can be wrong with generations alone. What the server checks by itself is not in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum GenerationFault {
+    /// Of a JSON schema.
+    Keyword {
+        keyword: String,
+        at: String,
+        reason: String,
+    },
+    /// The constraint.
+    TooLarge(String),
+    /// The constraint.
+    Unusable(String),
+    /// The model takes no constraint.
+    Vocabulary(String),
+    NotADecoder,
+    Busy {
+        waiting: u32,
+        limit: u32,
+    },
+    BusyCompiling {
+        limit: u32,
+    },
+    NeverFits {
+        tokens: u64,
+        limit: u64,
+    },
+    Stalled,
 }
 
 /// From the worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum FromWorker {
     /// It is locked in and takes runs.
@@ -140,6 +226,20 @@ pub(super) enum FromWorker {
     Failed {
         run: u64,
         fault: Fault,
+    },
+    /// A generation waits for its turn, or has it.
+    Admitted {
+        run: u64,
+    },
+    /// The prompt of a generation begins to run; so much of it is reused.
+    Prefill {
+        run: u64,
+        cached: u32,
+    },
+    /// Tokens of one choice, and their text.
+    Piece {
+        run: u64,
+        piece: Piece,
     },
 }
 
@@ -207,8 +307,7 @@ mod tests {
                 timeout_ms,
                 inputs,
                 at,
-                outputs,
-                output_bytes_max,
+                task: Task::Run { outputs, output_bytes_max },
             })
     }
 
@@ -216,7 +315,7 @@ mod tests {
         #[test]
         fn what_is_said_is_heard(order in order(), data in prop::collection::vec(any::<u8>(), 0..300)) {
             let (front, back) = data.split_at(data.len() / 3);
-            let said = ToWorker::Run(order);
+            let said = ToWorker::Do(order);
             let packet = encode(&said, &[front, back]).unwrap();
             let (heard, rest) = decode::<ToWorker>(&packet).unwrap();
             prop_assert_eq!(heard, said);

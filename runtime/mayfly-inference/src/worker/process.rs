@@ -6,6 +6,7 @@
 
 mod attend;
 mod begin;
+mod generate;
 mod hear;
 mod space;
 mod submit;
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 pub(super) use self::attend::End;
 pub(super) use self::begin::Start;
 use super::arena::{Arena, Places};
+use super::course::Course;
 use super::flight::{Flight, Shares, Violation};
 use super::message::{ToWorker, encode};
 use super::room::Room;
@@ -34,6 +36,8 @@ pub(super) struct Process {
     room: Room,
     device: Device,
     runs_max: usize,
+    /// Bytes of tokens that wait for their readers.
+    unread_bytes_max: u64,
     stop: Duration,
     idle: Duration,
     pid: u32,
@@ -46,6 +50,10 @@ pub(super) struct Process {
 
 struct State {
     flights: HashMap<u64, Flight>,
+    /// Generations, and those that are over but were not read to their end.
+    courses: HashMap<u64, Course>,
+    /// Some of them have something to say that the process has not taken.
+    unsaid: bool,
     /// The next run's number.
     next: u64,
     places: Places,
@@ -82,13 +90,13 @@ impl Process {
 
     /// Runs that it was given and has not answered.
     pub(super) fn open(&self) -> usize {
-        self.lock().flights.len()
+        self.lock().open()
     }
 
     /// Since its last run ended; none while it works.
     pub(super) fn idle(&self) -> Option<Duration> {
         let state = self.lock();
-        state.flights.is_empty().then(|| state.used.elapsed())
+        (state.open() == 0).then(|| state.used.elapsed())
     }
 
     /// Whether this package has run here.
@@ -114,7 +122,7 @@ impl Process {
     /// Closes it if it has no work; tells whether it did.
     pub(super) fn close_if_idle(&self) -> bool {
         let mut state = self.lock();
-        let idle = state.flights.is_empty() && !state.closed;
+        let idle = state.open() == 0 && !state.closed;
         if idle {
             state.closed = true;
             drop(state);
@@ -124,16 +132,27 @@ impl Process {
     }
 
     /// Says a word to the worker. One that does not listen is found at its runs' deadlines.
-    fn tell(&self, message: &ToWorker) {
-        if let Ok(packet) = encode(message, &[])
-            && let Err(error) = self.socket.send(&packet, None)
-        {
+    /// Gives whether it took it.
+    fn tell(&self, message: &ToWorker) -> bool {
+        let Ok(packet) = encode(message, &[]) else { return false };
+        let sent = self.socket.send(&packet, None);
+        if let Err(error) = &sent {
             tracing::debug!(%error, pid = self.pid, "a worker did not hear");
         }
+        sent.is_ok()
     }
 }
 
 impl State {
+    /// Runs and generations that the process was given and has not let go of.
+    fn open(&self) -> usize {
+        self.flights.len() + self.courses.values().filter(|course| !course.is_over()).count()
+    }
+
+    fn course(&mut self, run: u64) -> Result<&mut Course, Violation> {
+        generate::running(self.courses.get_mut(&run))
+    }
+
     fn flight(&mut self, run: u64) -> Result<&mut Flight, Violation> {
         self.flights.get_mut(&run).ok_or(Violation("a run that is not there"))
     }

@@ -3,35 +3,34 @@
 //! Nothing here protects anybody: once a model has taken this process over, none of it holds. What does is the sandbox,
 //! and the server that checks what it hears.
 
+mod data;
+mod generate;
+mod prompt;
+mod run;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use mayfly_types::Digest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::arena::Arena;
-use super::message::{
-    Begin, Fault, FromWorker, INLINE_BYTES_MAX, Order, ToWorker, Value, bytes_of, decode, encode, short,
-};
+use super::message::{Begin, Fault, FromWorker, Order, Task, ToWorker, decode, encode, short};
 use super::room;
 use super::sandbox::{self, Bounds};
 use super::socket::{Received, Socket};
-use crate::session::{OutputPlan, Request};
-use crate::{Caller, Config, Device, Inference, LoadError, Output, Package, RunError, RunStats, Tensor, TensorError};
+use crate::session::Request;
+use crate::{Config, Inference, Package};
 
 /// Opened packages; beyond, all are opened again.
 const PACKAGES_MAX: usize = 64;
-/// How often it is looked whether a run that was asked to stop has ended.
-const STOP_LOOK: Duration = Duration::from_millis(10);
 
 /// The whole of a worker: the socket is its standard input, and all it has to know comes over that. Returns the exit code
 /// once the server is gone. **Call first in `main`, before any thread.**
@@ -98,6 +97,12 @@ fn lock_in(begin: &Begin) -> Result<Inference, String> {
         queue_runs_max: begin.runs_max,
         sessions_max: begin.sessions_max,
         resident_bytes_max: begin.memory_bytes_max,
+        generation_slots: begin.generation.slots,
+        generation_kv_bytes_max: begin.generation.kv_bytes_max,
+        generation_waiting_max: begin.generation.waiting_max,
+        generation_prefill_chunk_max: begin.generation.prefill_chunk_max,
+        generation_stall_ms: begin.generation.stall_ms,
+        constraint_compiles_max: begin.generation.constraint_compiles_max,
         output_bytes_max: begin.shared_bytes_max,
         prepack: false,
         ..Config::default()
@@ -112,7 +117,7 @@ async fn serve(socket: Socket, arena: Arena, begin: Begin, inference: Inference)
     // SAFETY: the socket owns its descriptor and always gives the same one; both live and go together.
     #[expect(unsafe_code, reason = "there is no safe way to wait for a descriptor of our own")]
     let socket = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
-    // A few words for each run there is, of which there are `runs_max` at most.
+    // A few words for each run there is, of which there are `runs_max` at most, and tokens that a reader waits for.
     let (out, mut outbox) = mpsc::unbounded_channel();
     let worker =
         Rc::new(Worker { arena, begin, inference, out, packages: RefCell::default(), open: RefCell::default() });
@@ -152,10 +157,21 @@ struct Worker {
     open: RefCell<HashMap<u64, Open>>,
 }
 
+/// A run, a prompt or a generation.
 struct Open {
     cancel: CancellationToken,
+    /// To a generation: a few words for each packet of the server's.
+    words: mpsc::UnboundedSender<Word>,
     /// Where its outputs may go is told here.
     space: Option<oneshot::Sender<u64>>,
+}
+
+/// What the reader of a generation did.
+enum Word {
+    /// It has so many tokens of these choices, all counted.
+    Read(Vec<(u32, u32)>),
+    EndChoice(u32),
+    Cancel,
 }
 
 impl Worker {
@@ -163,10 +179,11 @@ impl Worker {
         let (message, data) = decode(packet).map_err(io::Error::other)?;
         match message {
             ToWorker::Begin(_) => return Err(io::Error::other("it has begun")),
-            ToWorker::Run(order) => self.begin_run(order, data),
+            ToWorker::Do(order) => self.begin(order, data),
             ToWorker::Stop { run } => {
                 if let Some(open) = self.open.borrow().get(&run) {
                     open.cancel.cancel();
+                    let _ = open.words.send(Word::Cancel);
                 }
             }
             ToWorker::Space { run, at } => {
@@ -174,8 +191,58 @@ impl Worker {
                     let _ = space.send(at);
                 }
             }
+            ToWorker::Read { run, tokens } => self.pass_on(run, Word::Read(tokens)),
+            ToWorker::EndChoice { run, choice } => self.pass_on(run, Word::EndChoice(choice)),
+            ToWorker::Cancel { run } => self.pass_on(run, Word::Cancel),
         }
         Ok(())
+    }
+
+    /// What is over needs no word.
+    fn pass_on(&self, run: u64, word: Word) {
+        if let Some(open) = self.open.borrow().get(&run) {
+            let _ = open.words.send(word);
+        }
+    }
+
+    fn begin(self: &Rc<Self>, order: Order, data: &[u8]) {
+        let run = order.run;
+        let taken = self.take(&order, data);
+        if order.at.is_some() {
+            self.say(&FromWorker::Taken { run }, &[]);
+        }
+        let request = match taken {
+            Ok(request) => request,
+            Err(error) => return self.say(&FromWorker::Failed { run, fault: Fault::Failed(short(&error)) }, &[]),
+        };
+        let (words, heard) = mpsc::unbounded_channel();
+        let cancel = CancellationToken::new();
+        self.open.borrow_mut().insert(run, Open { cancel: cancel.clone(), space: None, words });
+        let worker = Rc::clone(self);
+        spawn_local(async move {
+            let done = worker.work(&order, request, &cancel, heard).await;
+            worker.open.borrow_mut().remove(&run);
+            if let Err(fault) = done {
+                worker.say(&FromWorker::Failed { run, fault }, &[]);
+            }
+        });
+    }
+
+    async fn work(
+        &self,
+        order: &Order,
+        request: Request,
+        cancel: &CancellationToken,
+        heard: mpsc::UnboundedReceiver<Word>,
+    ) -> Result<(), Fault> {
+        let (outputs, stats) = match order.task {
+            Task::Run { .. } => self.run(order, request, cancel).await?,
+            Task::Prompt { chat, .. } => self.prompt(order, &request, chat).await?,
+            Task::Generate { choices, reuse } => {
+                return self.generate(order, &request, choices, reuse, cancel, heard).await;
+            }
+        };
+        self.deliver(order.run, &outputs, stats, cancel).await
     }
 
     fn say(&self, message: &FromWorker, data: &[&[u8]]) {
@@ -190,58 +257,6 @@ impl Worker {
         let _ = self.out.send(packet);
     }
 
-    fn begin_run(self: &Rc<Self>, order: Order, data: &[u8]) {
-        let run = order.run;
-        let taken = self.take(&order, data);
-        if order.at.is_some() {
-            self.say(&FromWorker::Taken { run }, &[]);
-        }
-        let request = match taken {
-            Ok(request) => request,
-            Err(error) => return self.say(&FromWorker::Failed { run, fault: Fault::Failed(short(&error)) }, &[]),
-        };
-        let cancel = CancellationToken::new();
-        self.open.borrow_mut().insert(run, Open { cancel: cancel.clone(), space: None });
-        let worker = Rc::clone(self);
-        spawn_local(async move {
-            let ran = worker.run(&order, request, &cancel).await;
-            let delivered = match ran {
-                Ok((outputs, stats)) => worker.deliver(run, &outputs, stats, &cancel).await,
-                Err(fault) => Err(fault),
-            };
-            worker.open.borrow_mut().remove(&run);
-            if let Err(fault) = delivered {
-                worker.say(&FromWorker::Failed { run, fault }, &[]);
-            }
-        });
-    }
-
-    /// Copies what belongs to a run out of the packet or the arena.
-    fn take(&self, order: &Order, data: &[u8]) -> Result<Request, String> {
-        let mut source = Source { arena: &self.arena, at: order.at, data };
-        let mut inputs = Vec::with_capacity(order.inputs.len());
-        for Value { name, element_type, dimensions } in &order.inputs {
-            let len = element_type.bytes_of(dimensions).map_err(|error| error.to_string())?;
-            let len = usize::try_from(len).map_err(|error| error.to_string())?;
-            let tensor = Tensor::fill_with(*element_type, dimensions, len, |bytes| source.fill(bytes));
-            inputs.push((name.clone(), tensor.map_err(|error: Unfilled| error.0)?));
-        }
-        let mut outputs = Vec::with_capacity(order.outputs.len());
-        for wanted in &order.outputs {
-            let keep = match wanted.keep {
-                None => None,
-                Some(rows) => {
-                    let mut bytes = vec![0; (rows as usize).saturating_mul(4)];
-                    source.fill(&mut bytes).map_err(|error: Unfilled| error.0)?;
-                    let (positions, _) = bytes.as_chunks::<4>();
-                    Some(positions.iter().map(|position| u32::from_le_bytes(*position)).collect())
-                }
-            };
-            outputs.push(OutputPlan { name: wanted.name.clone(), opaque: None, keep, on_read: Vec::new() });
-        }
-        Ok(Request { inputs, outputs, output_bytes_max: order.output_bytes_max, joint: None })
-    }
-
     fn package(&self, digest: Digest) -> Result<Arc<Package>, Fault> {
         if let Some(package) = self.packages.borrow().get(&digest) {
             return Ok(Arc::clone(package));
@@ -254,133 +269,5 @@ impl Worker {
         }
         packages.insert(digest, Arc::clone(&package));
         Ok(package)
-    }
-
-    async fn run(
-        &self,
-        order: &Order,
-        mut request: Request,
-        cancel: &CancellationToken,
-    ) -> Result<(Vec<Output>, RunStats), Fault> {
-        let package = self.package(order.package)?;
-        request.joint = package.joint(&request.inputs);
-        let device = self.begin.device;
-        let deadline = Instant::now() + Duration::from_millis(order.timeout_ms);
-        let (out, run) = (self.out.clone(), order.run);
-        let started = move || {
-            if let Ok(packet) = encode(&FromWorker::Started { run }, &[]) {
-                let _ = out.send(packet);
-            }
-        };
-        let caller = Caller { owner: 0, deadline, cancel };
-        let ran = self.inference.run_model(package.model(device), request, caller, Box::new(started)).await;
-        match ran {
-            Ok(done) => Ok(done),
-            Err(RunError::Stopped { started: true }) => {
-                self.until_ended(order.package, device).await;
-                Err(Fault::Stopped)
-            }
-            Err(error) => Err(fault_of(error)),
-        }
-    }
-
-    /// Waits until ONNX Runtime has come back from the run that was stopped: until then it is not over, and the server
-    /// counts on hearing only that.
-    async fn until_ended(&self, package: Digest, device: Device) {
-        let runs = || {
-            let models = self.inference.residency().models;
-            let model = models.into_iter().find(|model| (model.digest, model.device) == (package, device));
-            model.filter(|model| model.idle.is_none()).map(|model| model.runs)
-        };
-        let at_first = runs();
-        while at_first.is_some() && runs() == at_first {
-            sleep(STOP_LOOK).await;
-        }
-    }
-
-    async fn deliver(
-        &self,
-        run: u64,
-        outputs: &[Output],
-        stats: RunStats,
-        cancel: &CancellationToken,
-    ) -> Result<(), Fault> {
-        let value = |output: &Output| Value {
-            name: output.name.clone(),
-            element_type: output.tensor.element_type(),
-            dimensions: output.tensor.dimensions().to_vec(),
-        };
-        let values: Vec<_> = outputs.iter().map(value).collect();
-        let bytes = bytes_of(&values).ok_or_else(|| Fault::TooLarge(String::new()))?;
-        let load_us = stats.load.map(|load| u64::try_from(load.as_micros()).unwrap_or(u64::MAX));
-        let parts = || outputs.iter().map(|output| output.tensor.as_slice());
-        if bytes <= INLINE_BYTES_MAX {
-            let data: Vec<_> = parts().collect();
-            self.say(&FromWorker::Outputs { run, load_us, outputs: values, inline: true }, &data);
-            return Ok(());
-        }
-        let (sender, space) = oneshot::channel();
-        if let Some(open) = self.open.borrow_mut().get_mut(&run) {
-            open.space = Some(sender);
-        }
-        self.say(&FromWorker::Outputs { run, load_us, outputs: values, inline: false }, &[]);
-        let mut at = tokio::select! {
-            biased;
-            at = space => at.map_err(|_| Fault::Stopped)?,
-            () = cancel.cancelled() => return Err(Fault::Stopped),
-        };
-        for part in parts() {
-            self.arena.write(at, part).map_err(|error| Fault::Failed(short(&error.to_string())))?;
-            at = at.saturating_add(part.len() as u64);
-        }
-        self.say(&FromWorker::Written { run }, &[]);
-        Ok(())
-    }
-}
-
-/// Where the data of a run is, up to which it was taken.
-struct Source<'a> {
-    arena: &'a Arena,
-    at: Option<u64>,
-    data: &'a [u8],
-}
-
-/// Why a tensor was not filled.
-struct Unfilled(String);
-
-impl From<TensorError> for Unfilled {
-    fn from(error: TensorError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl Source<'_> {
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Unfilled> {
-        if let Some(at) = &mut self.at {
-            self.arena.read(*at, bytes).map_err(|error| Unfilled(error.to_string()))?;
-            *at = at.saturating_add(bytes.len() as u64);
-            return Ok(());
-        }
-        let (front, rest) =
-            self.data.split_at_checked(bytes.len()).ok_or_else(|| Unfilled("too little data".to_owned()))?;
-        bytes.copy_from_slice(front);
-        self.data = rest;
-        Ok(())
-    }
-}
-
-fn fault_of(error: RunError) -> Fault {
-    match error {
-        RunError::Stopped { .. } | RunError::Load(LoadError::Deadline) => Fault::Stopped,
-        RunError::QueueFull { limit } => Fault::Full { limit },
-        RunError::Load(LoadError::NoRoom | LoadError::TooManyWait { .. }) => Fault::NoRoom,
-        RunError::Load(LoadError::NeverFits { needs, budget } | LoadError::NeverFitsApart { needs, budget }) => {
-            Fault::NeverFits { needs, budget }
-        }
-        RunError::Load(LoadError::NoDevice { reason, .. }) => Fault::NoDevice(short(&reason)),
-        RunError::Load(LoadError::Failed { detail }) => Fault::Load(short(&detail)),
-        RunError::Failed(text) => Fault::Failed(short(&text)),
-        RunError::TooLarge(text) => Fault::TooLarge(short(&text)),
-        RunError::Worker(error) => Fault::Failed(short(&error.to_string())),
     }
 }

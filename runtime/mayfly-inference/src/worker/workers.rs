@@ -15,12 +15,11 @@ use tokio::time::{sleep, sleep_until};
 
 use super::config::WorkerSettings;
 use super::crashes::Crashes;
-use super::flight::{Answer, Started};
+use super::message::GenerationBounds;
 use super::process::{End, Process, Start};
 use super::room::Room;
 use super::sandbox;
-use crate::session::Request;
-use crate::{Caller, Device, LoadError, Package, RunError, StartError, WorkerError};
+use crate::{Caller, Device, LoadError, RunError, StartError, WorkerError};
 
 /// Tenants whose crashes are remembered; beyond, those that crashed longest ago are forgiven.
 const CRASHED_MAX: usize = 4096;
@@ -62,6 +61,7 @@ pub(crate) struct Workers(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: WorkerSettings,
+    generation: GenerationBounds,
     ort_dylib: PathBuf,
     slots: Mutex<HashMap<Key, Slot>>,
     starts: AtomicU64,
@@ -88,13 +88,18 @@ impl Workers {
     ///
     /// # Errors
     /// [`StartError`]: what this system cannot give, if that is required, or a folder that cannot be used.
-    pub(crate) fn new(settings: WorkerSettings, ort_dylib: PathBuf) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        settings: WorkerSettings,
+        generation: GenerationBounds,
+        ort_dylib: PathBuf,
+    ) -> Result<Self, StartError> {
         settings.config.validate().map_err(|problems| StartError::Unusable(problems.join("; ")))?;
         sandbox::accepted(settings.config.sandbox).map_err(StartError::Sandbox)?;
         Room::sweep(&settings.folder)
             .map_err(|error| StartError::Unusable(format!("the folder of worker processes: {error}")))?;
         Ok(Self(Arc::new(Inner {
             settings,
+            generation,
             ort_dylib,
             slots: Mutex::default(),
             starts: AtomicU64::new(0),
@@ -102,28 +107,22 @@ impl Workers {
         })))
     }
 
-    /// Runs `request` in the process of the caller's owner, which is started if it is not there.
+    /// The process of a caller's owner, started if it is not there. What the wait for that takes is added to `waited`.
     ///
-    /// As [`crate::Inference::run`]: `started` is called once, when the run begins, or never.
-    pub(crate) async fn run(
+    /// # Errors
+    /// [`RunError::Worker`], or [`LoadError::Deadline`] if the caller stops waiting.
+    pub(super) async fn process(
         &self,
-        package: &Arc<Package>,
         device: Device,
-        request: Request,
         caller: Caller<'_>,
-        started: Started,
-    ) -> Answer {
+        waited: &mut Option<Duration>,
+    ) -> Result<Arc<Process>, RunError> {
         let Caller { owner, deadline, cancel } = caller;
-        let mut started = Some(started);
-        let mut waited = None;
         loop {
             let asked = Instant::now();
-            let process = match self.0.claim((owner, device))? {
-                Claim::Ready(process) => process,
-                Claim::Leaving => {
-                    sleep(LOOK_AGAIN).await;
-                    continue;
-                }
+            match self.0.claim((owner, device))? {
+                Claim::Ready(process) => return Ok(process),
+                Claim::Leaving => sleep(LOOK_AGAIN).await,
                 Claim::Starting(mut outcome) => {
                     let outcome = tokio::select! {
                         biased;
@@ -131,24 +130,10 @@ impl Workers {
                         () = sleep_until(deadline.into()) => return Err(LoadError::Deadline.into()),
                         outcome = outcome.wait_for(Option::is_some) => outcome.ok().and_then(|outcome| outcome.clone()),
                     };
-                    waited = Some(waited.unwrap_or_default() + asked.elapsed());
-                    outcome.unwrap_or(Err(WorkerError::None))?
+                    *waited = Some(waited.unwrap_or_default() + asked.elapsed());
+                    return Ok(outcome.unwrap_or(Err(WorkerError::None))?);
                 }
-            };
-            // None: it was closed between our claim and now, for being idle. There is another one.
-            if let Some(answer) = process.run(package, &request, caller, &mut started).await {
-                return answer.map(|(outputs, mut stats)| {
-                    stats.load = match (stats.load, waited) {
-                        (None, None) => None,
-                        (load, waited) => Some(load.unwrap_or_default() + waited.unwrap_or_default()),
-                    };
-                    (outputs, stats)
-                });
             }
-            if cancel.is_cancelled() || Instant::now() >= deadline {
-                return Err(RunError::Stopped { started: false });
-            }
-            tokio::task::yield_now().await;
         }
     }
 
@@ -213,8 +198,9 @@ impl Inner {
         let (sender, outcome) = watch::channel(None);
         let inner = Arc::downgrade(self);
         let (settings, ort_dylib) = (self.settings.clone(), self.ort_dylib.clone());
+        let generation = self.generation;
         let room = format!("{:032x}-{}-", key.0, key.1);
-        let life = move || life(&inner, key, &settings, &ort_dylib, &room, &sender);
+        let life = move || life(&inner, key, &settings, generation, &ort_dylib, &room, &sender);
         let spawned = thread::Builder::new().name("mayfly-worker".to_owned()).spawn(life);
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread for a worker process");
@@ -301,6 +287,7 @@ fn life(
     inner: &Weak<Inner>,
     key: Key,
     settings: &WorkerSettings,
+    generation: GenerationBounds,
     ort_dylib: &std::path::Path,
     room: &str,
     sender: &watch::Sender<Outcome>,
@@ -309,7 +296,8 @@ fn life(
     let (owner, device) = (format!("{:032x}", key.0), key.1);
     let started = Room::new(&settings.folder, room).map_err(|error| format!("no folder for it: {error}"));
     let started = started.and_then(|room| {
-        Process::start(Start { config: &settings.config, child: &settings.child, ort_dylib, device, room })
+        let (config, child) = (&settings.config, &*settings.child);
+        Process::start(Start { config, generation, child, ort_dylib, device, room })
     });
     let pause = |process: Option<&Arc<Process>>, crashed| {
         inner.upgrade().map_or(Duration::ZERO, |inner| inner.gone(key, process, crashed, began))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use mayfly_api::{Deployed, HandlerSource, ModelEntry, ModelTable, NewDeployment};
+use mayfly_api::{Deployed, ErrorCode, HandlerSource, ModelEntry, ModelTable, NewDeployment};
 use mayfly_client::Progress;
 use mayfly_registry::Manifest;
 use mayfly_types::{FilterSpec, GuestLimits, Name, ScaleSpec};
@@ -166,8 +166,10 @@ async fn grant(session: &Session, models: &mut BTreeMap<Name, ModelEntry>, text:
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         let name = name_from(stem)
             .with_context(|| format!("{model}: no name can be made of it; use `mayfly models add NAME PATH`"))?;
-        eprintln!("adding {model} as {name}");
-        add_model(session, &name, &path, false).await?;
+        let own = !is_operator(session).await?;
+        let whose = if own { ", a model of the project's own" } else { "" };
+        eprintln!("adding {model} as {name}{whose}");
+        add_model(session, &name, &path, own).await?;
         name
     } else {
         model.parse().with_context(|| format!("`{model}` is neither a model's name nor a path that exists"))?
@@ -178,6 +180,14 @@ async fn grant(session: &Session, models: &mut BTreeMap<Name, ModelEntry>, text:
     };
     models.insert(alias, ModelEntry::Name(name));
     Ok(())
+}
+
+/// Whether the key may add models for everybody; others' are their projects' own. Asked before anything large is sent.
+async fn is_operator(session: &Session) -> anyhow::Result<bool> {
+    match session.client.tenants().await {
+        Err(error) if error.code() == Some(ErrorCode::InsufficientScope.as_str()) => Ok(false),
+        asked => Ok(asked.map(|_| true)?),
+    }
 }
 
 fn looks_like_a_path(text: &str) -> bool {

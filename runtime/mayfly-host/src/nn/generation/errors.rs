@@ -1,6 +1,6 @@
 //! What a guest is told when there is no text.
 
-use mayfly_inference::{ChatError, GenerationError, LoadError, TokenizerError};
+use mayfly_inference::{ChatError, GenerationError, LoadError, PromptError, TokenizerError};
 use mayfly_types::{Refusal, RefusalKind};
 
 use super::bindings::{Error, Limited, Overflow};
@@ -72,6 +72,15 @@ impl From<ChatError> for Error {
     }
 }
 
+impl From<PromptError> for Error {
+    fn from(error: PromptError) -> Self {
+        match error {
+            PromptError::Chat(error) => error.into(),
+            PromptError::Run(error) => NnError::from(error).into(),
+        }
+    }
+}
+
 impl From<GenerationError> for Error {
     fn from(error: GenerationError) -> Self {
         let text = error.to_string();
@@ -80,7 +89,9 @@ impl From<GenerationError> for Error {
                 Self::Invalid(text)
             }
             GenerationError::ContextOverflow { prompt, max_tokens, context } => overflow(prompt, max_tokens, context),
-            GenerationError::Busy { .. } | GenerationError::BusyCompiling { .. } => Self::Busy(format!("busy: {text}")),
+            GenerationError::Busy { .. } | GenerationError::BusyCompiling { .. } | GenerationError::Worker(_) => {
+                Self::Busy(format!("busy: {text}"))
+            }
             GenerationError::Load(LoadError::NoDevice { .. }) => Self::Failed(without_paths(&text)),
             GenerationError::Load(error) => NnError::from(error).into(),
             GenerationError::Stopped | GenerationError::Stalled => Self::Stopped,
@@ -94,6 +105,8 @@ impl From<GenerationError> for Error {
 
 #[cfg(test)]
 mod tests {
+    use mayfly_inference::WorkerError;
+
     use super::*;
 
     fn shown(error: impl Into<Error>) -> String {
@@ -143,6 +156,10 @@ mod tests {
         assert!(
             shown(GenerationError::NeverFits { tokens: 9, limit: 8 }).starts_with("invalid: the request needs room")
         );
+        let lost = || WorkerError::Crashed { retry_after_ms: 7 };
+        let busy = "busy: busy: the process for this tenant's own models ended before it had answered";
+        assert!(shown(GenerationError::Worker(lost())).starts_with(busy));
+        assert!(shown(PromptError::Run(lost().into())).starts_with(busy));
         check(GenerationError::Stalled, "stopped");
         check(GenerationError::Load(LoadError::Deadline), "stopped");
         check(GenerationError::Load(LoadError::NoRoom), "busy: busy: the host has no room for another model right now");

@@ -31,7 +31,7 @@ impl NnState {
         let place = self.place()?;
         let wanted = options::check(options, decoder)?;
         let choices = wanted.choices;
-        let prompt = self.prompt_tokens(&grant.package, decoder, prompt).await?;
+        let prompt = self.prompt_tokens(grant, decoder, prompt).await?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let options = wanted.fit(prompt_tokens, decoder.context)?;
 
@@ -47,13 +47,27 @@ impl NnState {
             cancel: self.cancel.clone(),
             account: Arc::new(HeldAccount::new(hold, grant.model)),
         };
-        let was_loaded = self.inference.is_loaded(grant.package.digest(), grant.device);
+        let apart = grant.place == Place::Apart;
+        let was_loaded = match apart {
+            true => self.inference.is_loaded_apart(self.asker.owner, grant.package.digest(), grant.device),
+            false => self.inference.is_loaded(grant.package.digest(), grant.device),
+        };
         let began = Instant::now();
-        let started = self.within_call(self.inference.generate(&grant.package, grant.device, request)).await;
+        let (package, device) = (&grant.package, grant.device);
+        let start = async {
+            match apart {
+                true => self.inference.generate_apart(package, device, request).await,
+                false => self.inference.generate(package, device, request).await,
+            }
+        };
+        let started = self.within_call(start).await;
         if !was_loaded {
             self.clock.add(|timings| *timings.model_load.get_or_insert_default() += began.elapsed());
         }
-        let generation = self.timed(started?)?;
+        let generation = self.told(started?)?;
+        if apart {
+            self.worker_works();
+        }
         let filtered = self.grants.filter.as_deref().map(|filter| Filtered::new(filter, choices));
         Ok(HostStream::new(generation, filtered, self.cancel.clone(), self.deadline, place))
     }
@@ -62,7 +76,7 @@ impl NnState {
     pub(super) async fn count_prompt(&self, alias: &str, prompt: Prompt) -> Result<u32, Error> {
         self.open()?;
         let grant = self.grant(alias)?;
-        let tokens = self.prompt_tokens(&grant.package, decoder(alias, grant)?, prompt).await?;
+        let tokens = self.prompt_tokens(grant, decoder(alias, grant)?, prompt).await?;
         Ok(u32::try_from(tokens.len()).unwrap_or(u32::MAX))
     }
 
@@ -83,14 +97,6 @@ fn left_for_the_handler(left: Duration) -> Duration {
 }
 
 fn decoder<'a>(alias: &str, grant: &'a Grant) -> Result<&'a DecoderInfo, Error> {
-    if grant.place != Place::Server {
-        // Its chat template would be rendered here, too.
-        return Err(invalid(format!(
-            "the model `{name}` is not approved, so it runs in a process of its own, which cannot generate text; ask \
-             the operator to approve it (mayfly models approve {name}), or decode over wasi:nn",
-            name = grant.name
-        )));
-    }
     let info = grant.package.info();
     info.decoder.as_ref().ok_or_else(|| {
         let why = info.properties.iter().find(|(name, _)| name == "generation").map(|(_, why)| why.as_str());

@@ -78,17 +78,22 @@ impl NnState {
         let next = self.within_call(stream.generation.next()).await;
         // The time a guest waits for its model, whatever the engine does for others meanwhile.
         self.clock.add(|timings| timings.inference += began.elapsed());
-        let chunk = self.timed(next?)?.map(|chunk| stream.shown(chunk));
+        let chunk = self.told(next?)?.map(|chunk| stream.shown(chunk));
         if let Some(chunk) = chunk.as_ref().filter(|chunk| !chunk.tokens.is_empty() || chunk.finish.is_some()) {
             self.clock.add(|timings| told(timings, chunk));
         }
         Ok(chunk)
     }
 
-    /// Remembers that a generation ended because its time was up: what its handler answers then is the deadline's doing.
-    pub(super) fn timed<T>(&self, outcome: Result<T, GenerationError>) -> Result<T, GenerationError> {
-        if matches!(outcome, Err(GenerationError::Stopped)) && !self.cancel.is_cancelled() {
-            self.clock.add(|timings| timings.generation_out_of_time = true);
+    /// Remembers that a generation ended because its time was up, or its process did: what its handler answers then is
+    /// their doing.
+    pub(super) fn told<T>(&self, outcome: Result<T, GenerationError>) -> Result<T, GenerationError> {
+        match &outcome {
+            Err(GenerationError::Stopped) if !self.cancel.is_cancelled() => {
+                self.clock.add(|timings| timings.generation_out_of_time = true);
+            }
+            Err(GenerationError::Worker(lost)) => self.worker_lost(lost),
+            _ => {}
         }
         outcome
     }

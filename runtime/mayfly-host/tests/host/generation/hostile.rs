@@ -31,8 +31,6 @@ async fn check(stage: &Stage, cases: impl IntoIterator<Item = (Value, &str)>) {
 async fn models_nobody_has_approved_generate_nothing() {
     let place = |place| move |grants: &mut mayfly_host::Grants| grants.models.get_mut("model").unwrap().place = place;
     let plan = || json!({ "tokens": HELLO });
-    let apart = Stage::genai().await.ruled(place(mayfly_host::Place::Apart));
-    check(&apart, [(plan(), "invalid: the model `tiny` is not approved, so it runs in a process of its own")]).await;
     let nowhere = Stage::genai().await.ruled(place(mayfly_host::Place::Nowhere));
     check(&nowhere, [(plan(), "invalid: the model `tiny` waits for the operator's approval")]).await;
 }

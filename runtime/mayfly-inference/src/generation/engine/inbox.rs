@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::job::Job;
-use crate::generation::stream::Shared;
+use crate::generation::stream::{Maker, Shared};
 
 /// The way to an engine's thread.
 pub(in crate::generation) struct Inbox {
@@ -90,15 +90,6 @@ impl Inbox {
         Ok(())
     }
 
-    /// The reader of a generation did something.
-    pub(in crate::generation) fn touch(&self, shared: &Arc<Shared>) {
-        let mut state = self.lock();
-        if !state.closed && !state.touched.iter().any(|other| Arc::ptr_eq(other, shared)) {
-            state.touched.push(Arc::clone(shared));
-        }
-        self.wake(state);
-    }
-
     /// What came, without waiting.
     pub(super) fn take(&self) -> Mail {
         let mut state = self.lock();
@@ -161,6 +152,16 @@ impl Inbox {
     pub(super) fn idle(&self) -> Option<Duration> {
         let state = self.lock();
         (!state.busy).then(|| state.used.elapsed())
+    }
+}
+
+impl Maker for Inbox {
+    fn touch(&self, shared: &Arc<Shared>) {
+        let mut state = self.lock();
+        if !state.closed && !state.touched.iter().any(|other| Arc::ptr_eq(other, shared)) {
+            state.touched.push(Arc::clone(shared));
+        }
+        self.wake(state);
     }
 }
 

@@ -11,6 +11,8 @@ use crate::worker::socket::Received;
 
 /// While it works a process is looked at this often, should nothing happen.
 const LOOK_MAX: Duration = Duration::from_millis(100);
+/// Pause before something is said again to a process that has not taken it.
+const SAY_AGAIN: Duration = Duration::from_millis(5);
 /// Packets heard between two looks.
 const HEARD_MAX: usize = 64;
 
@@ -34,9 +36,14 @@ impl Process {
 
     fn hear_all(&self) -> End {
         loop {
-            let busy = !self.lock().flights.is_empty();
-            let time =
-                if busy { LOOK_MAX } else { self.idle.min(Duration::from_secs(1)).max(Duration::from_millis(1)) };
+            let time = {
+                let state = self.lock();
+                match (state.unsaid, state.open()) {
+                    (true, _) => SAY_AGAIN,
+                    (false, 0) => self.idle.min(Duration::from_secs(1)).max(Duration::from_millis(1)),
+                    (false, _) => LOOK_MAX,
+                }
+            };
             if let Err(error) = self.wait(time) {
                 return End::Crashed(error);
             }
@@ -78,7 +85,12 @@ impl Process {
             (state.closed, state.failed) = (true, true);
             return Some(End::Crashed("a run went on past its deadline (workers.stop_ms_max)".to_owned()));
         }
-        if state.flights.is_empty() && state.used.elapsed() >= self.idle {
+        if !state.courses.values_mut().all(|course| course.is_over() || course.look(now)) {
+            (state.closed, state.failed) = (true, true);
+            return Some(End::Crashed("a generation went on after its end (workers.stop_ms_max)".to_owned()));
+        }
+        self.speak(&mut state);
+        if state.open() == 0 && state.used.elapsed() >= self.idle {
             state.closed = true;
             return Some(End::Closed);
         }
@@ -90,6 +102,11 @@ impl Process {
         let mut state = self.lock();
         state.closed = true;
         let flights: Vec<_> = state.flights.drain().map(|(_, flight)| flight).collect();
+        for (_, mut course) in std::mem::take(&mut state.courses) {
+            if !course.is_over() {
+                course.end(Some(error().into()), &mut state.shares);
+            }
+        }
         drop(state);
         self.freed.notify_waiters();
         for mut flight in flights {

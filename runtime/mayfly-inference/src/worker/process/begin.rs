@@ -14,7 +14,7 @@ use crate::Device;
 use crate::worker::arena::{Arena, Places};
 use crate::worker::config::WorkerConfig;
 use crate::worker::flight::Shares;
-use crate::worker::message::{Begin, FromWorker, ToWorker, decode, encode};
+use crate::worker::message::{Begin, FromWorker, GenerationBounds, ToWorker, decode, encode};
 use crate::worker::room::Room;
 use crate::worker::socket::{Received, Socket};
 
@@ -31,6 +31,7 @@ impl Drop for Running {
 /// What starts a process.
 pub(in crate::worker) struct Start<'a> {
     pub(in crate::worker) config: &'a WorkerConfig,
+    pub(in crate::worker) generation: GenerationBounds,
     pub(in crate::worker) child: &'a Path,
     pub(in crate::worker) ort_dylib: &'a Path,
     pub(in crate::worker) device: Device,
@@ -43,7 +44,7 @@ impl Process {
     /// # Errors
     /// For the log.
     pub(in crate::worker) fn start(start: Start<'_>) -> Result<(Arc<Self>, Running), String> {
-        let Start { config, child, ort_dylib, device, room } = start;
+        let Start { config, generation, child, ort_dylib, device, room } = start;
         let (socket, theirs) = Socket::pair().map_err(|error| format!("no socket: {error}"))?;
         let arena = Arena::new(config.shared_bytes_max).map_err(|error| format!("no shared memory: {error}"))?;
         let running = spawn(child, device, theirs).map_err(|error| format!("it was not started: {error}"))?;
@@ -57,6 +58,7 @@ impl Process {
             runs_max: config.runs_max,
             sessions_max: config.sessions_max,
             session_idle_ms: config.idle_ms,
+            generation,
         });
         let packet = encode(&begin, &[]).map_err(|error| error.to_string())?;
         socket.send(&packet, Some(arena.file())).map_err(|error| format!("it takes nothing: {error}"))?;
@@ -66,11 +68,14 @@ impl Process {
             room,
             device,
             runs_max: config.runs_max as usize,
+            unread_bytes_max: config.shared_bytes_max,
             stop: Duration::from_millis(config.stop_ms_max),
             idle: Duration::from_millis(config.idle_ms),
             pid: running.0.id(),
             state: Mutex::new(State {
                 flights: HashMap::new(),
+                courses: HashMap::new(),
+                unsaid: false,
                 next: 0,
                 places: Places::new(config.shared_bytes_max),
                 shares: Shares::new(Instant::now()),

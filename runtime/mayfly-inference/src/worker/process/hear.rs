@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::space::does_not_fit;
 use super::{Process, State};
-use crate::worker::flight::{Announced, Flight, Violation, error_of, outputs};
+use crate::worker::faults::run_error;
+use crate::worker::flight::{Announced, Flight, Violation, outputs};
 use crate::worker::message::{FromWorker, PacketError, ToWorker, Value, decode};
 
 impl Process {
@@ -18,7 +19,11 @@ impl Process {
             FromWorker::Ready | FromWorker::Unusable(_) => Err(Violation("it was ready before")),
             FromWorker::Taken { run } => {
                 let mut state = self.lock();
-                let place = state.flight(run)?.inputs.take().ok_or(Violation("inputs that were not there"))?;
+                let place = match state.flights.contains_key(&run) {
+                    true => state.flight(run)?.inputs.take(),
+                    false => state.course(run)?.inputs.take(),
+                };
+                let place = place.ok_or(Violation("inputs that were not there"))?;
                 self.free(&mut state, &place);
                 Ok(())
             }
@@ -31,14 +36,29 @@ impl Process {
                 Ok(())
             }
             FromWorker::Failed { run, fault } => {
+                let mut state = self.lock();
+                if !state.flights.contains_key(&run) {
+                    return self.course_failed(&mut state, run, fault);
+                }
+                drop(state);
                 let mut flight = self.land(run)?;
-                let error = error_of(fault, flight.begun.is_some(), self.device.as_str(), flight.output_bytes_max);
-                flight.answer(Err(error));
+                let begun = flight.begun.is_some();
+                // Should this fail, its caller hears that the process is gone.
+                match run_error(fault, begun, self.device.as_str(), flight.output_bytes_max) {
+                    Ok(error) => flight.answer(Err(error)),
+                    Err(violation) => {
+                        self.lock().flights.insert(run, flight);
+                        return Err(violation);
+                    }
+                }
                 Ok(())
             }
             FromWorker::Outputs { run, load_us, outputs, inline: true } => self.inline(run, load_us, &outputs, data),
             FromWorker::Outputs { run, load_us, outputs, inline: false } => self.announced(run, load_us, outputs),
             FromWorker::Written { run } => self.written(run),
+            FromWorker::Admitted { run } => self.admitted(run),
+            FromWorker::Prefill { run, cached } => self.prefill(run, cached),
+            FromWorker::Piece { run, piece } => self.piece(run, &piece, data),
         }
     }
 
@@ -65,7 +85,7 @@ impl Process {
         drop(state);
         let mut flight = self.land(run)?;
         let stats = flight.stats(load_us);
-        flight.answer(made.map(|made| (made, stats)));
+        flight.answer(made.map(|made| (made, stats)).map_err(Into::into));
         Ok(())
     }
 
@@ -91,7 +111,7 @@ impl Process {
             }
             Err(error) => {
                 // It is over when the worker has let go of it.
-                flight.answer(Err(error));
+                flight.answer(Err(error.into()));
                 self.tell(&ToWorker::Stop { run });
             }
         }
@@ -116,7 +136,7 @@ impl Process {
         })?;
         let mut flight = self.land(run)?;
         let stats = flight.stats(load_us);
-        flight.answer(made.map(|made| (made, stats)));
+        flight.answer(made.map(|made| (made, stats)).map_err(Into::into));
         Ok(())
     }
 

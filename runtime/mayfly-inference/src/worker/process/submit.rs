@@ -1,4 +1,4 @@
-//! What callers do with a process: hand it a run, wait for the answer, leave.
+//! What callers do with a process: hand it work, wait for the answer, leave.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -10,8 +10,9 @@ use tokio::time::{sleep, sleep_until};
 use super::Process;
 use super::space::{Held, does_not_fit};
 use crate::session::Request;
+use crate::worker::course::Course;
 use crate::worker::flight::{Answer, Flight, Started, order};
-use crate::worker::message::{INLINE_BYTES_MAX, ToWorker, bytes_of, encode};
+use crate::worker::message::{INLINE_BYTES_MAX, Task, ToWorker, bytes_of, encode};
 use crate::{Caller, LoadError, Package, RunError};
 
 /// Pause before a packet is offered again to a worker that has not taken those before.
@@ -26,12 +27,20 @@ enum Offer {
     Closed,
 }
 
+/// What is kept of an order until it is answered.
+pub(super) enum Work {
+    Flight(Flight),
+    Course(Course),
+}
+
 impl Process {
-    /// Runs `request` on `package`. None if the process was closed before it took the run.
+    /// Does `task`, a run or a prompt, with `request` on `package`. None if the process was closed before it took it, and
+    /// `started` is still there then.
     pub(in crate::worker) async fn run(
         self: &Arc<Self>,
         package: &Arc<Package>,
         request: &Request,
+        task: Task,
         caller: Caller<'_>,
         started: &mut Option<Started>,
     ) -> Option<Answer> {
@@ -43,36 +52,58 @@ impl Process {
                 () = sleep_until(deadline.into()) => {}
             }
         };
+        let runs = matches!(task, Task::Run { .. });
+        let (reply, answer) = oneshot::channel();
+        let flight = Flight {
+            started: started.take(),
+            begun: None,
+            sent: Instant::now(),
+            until: deadline + self.stop,
+            wanted: request.outputs.clone(),
+            output_bytes_max: request.output_bytes_max,
+            reply: Some(reply),
+            inputs: None,
+            outputs: None,
+            share: Duration::ZERO,
+        };
+        let mut work = Some(Work::Flight(flight));
         let sent = async {
             if let Err(error) = self.bring(package).await {
                 return Some(Err(error));
             }
-            self.send(package, request, deadline, started).await
+            self.send(package, request, task, deadline, &mut work).await
         };
-        let (run, answer) = tokio::select! {
+        let sent = tokio::select! {
             biased;
-            () = stopped => return Some(Err(RunError::Stopped { started: false })),
-            sent = sent => match sent? {
-                Ok(sent) => sent,
-                Err(error) => return Some(Err(error)),
-            },
+            () = stopped => return Some(Err(RunError::Stopped { started: false }.into())),
+            sent = sent => sent,
+        };
+        let run = match sent {
+            Some(Ok(run)) => run,
+            Some(Err(error)) => return Some(Err(error.into())),
+            None => {
+                if let Some(Work::Flight(flight)) = work {
+                    *started = flight.started;
+                }
+                return None;
+            }
         };
         let mut stay = Stay { process: self, run, over: false };
         let answer = tokio::select! {
             biased;
             answer = answer => answer,
-            () = cancel.cancelled() => return Some(Err(RunError::Stopped { started: stay.leave() })),
-            () = sleep_until(deadline.into()) => return Some(Err(RunError::Stopped { started: stay.leave() })),
+            () = cancel.cancelled() => return Some(Err(RunError::Stopped { started: stay.leave() }.into())),
+            () = sleep_until(deadline.into()) => return Some(Err(RunError::Stopped { started: stay.leave() }.into())),
         };
         stay.over = true;
-        if matches!(answer, Ok(Ok(_))) {
+        if runs && matches!(answer, Ok(Ok(_))) {
             self.lock().loaded.insert(package.digest());
         }
-        Some(answer.unwrap_or_else(|_| Err(RunError::Failed("its process was lost".to_owned()))))
+        Some(answer.unwrap_or_else(|_| Err(RunError::Failed("its process was lost".to_owned()).into())))
     }
 
     /// Lets the worker see the package.
-    async fn bring(self: &Arc<Self>, package: &Arc<Package>) -> Result<(), RunError> {
+    pub(super) async fn bring(self: &Arc<Self>, package: &Arc<Package>) -> Result<(), RunError> {
         if self.is_loaded(package.digest()) {
             return Ok(());
         }
@@ -90,14 +121,15 @@ impl Process {
         done.map_err(|error| failed(format!("its files could not be shown to its process: {error}")))
     }
 
-    /// Hands the run over. None if the process is closed.
-    async fn send(
+    /// Hands an order over; gives its number. None if the process is closed, and `work` is still there then.
+    pub(super) async fn send(
         self: &Arc<Self>,
         package: &Package,
         request: &Request,
+        task: Task,
         deadline: Instant,
-        started: &mut Option<Started>,
-    ) -> Option<Result<(u64, oneshot::Receiver<Answer>), RunError>> {
+        work: &mut Option<Work>,
+    ) -> Option<Result<u64, RunError>> {
         let run = {
             let mut state = self.lock();
             state.next += 1;
@@ -105,7 +137,7 @@ impl Process {
         };
         let timeout = deadline.saturating_duration_since(Instant::now());
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let (mut order, keep) = order(request, run, package.digest(), timeout_ms);
+        let (mut order, keep) = order(request, task, run, package.digest(), timeout_ms);
         let Some(bytes) = bytes_of(&order.inputs).and_then(|bytes| bytes.checked_add(keep.len() as u64)) else {
             return Some(Err(does_not_fit(u64::MAX, "inputs")));
         };
@@ -125,29 +157,16 @@ impl Process {
             Some(_) => Vec::new(),
             None => request.inputs.iter().map(|(_, tensor)| tensor.as_slice()).chain([&keep[..]]).collect(),
         };
-        let packet = match encode(&ToWorker::Run(order), &inline) {
+        let packet = match encode(&ToWorker::Do(order), &inline) {
             Ok(packet) => packet,
             Err(_) => {
                 let text = "the inputs and outputs of this run are too many to be described to its process";
                 return Some(Err(RunError::TooLarge(text.to_owned())));
             }
         };
-        let (reply, answer) = oneshot::channel();
-        let mut flight = Some(Flight {
-            started: None,
-            begun: None,
-            sent: Instant::now(),
-            until: deadline + self.stop,
-            wanted: request.outputs.clone(),
-            output_bytes_max: request.output_bytes_max,
-            reply: Some(reply),
-            inputs: None,
-            outputs: None,
-            share: Duration::ZERO,
-        });
         loop {
-            match self.offer(run, &packet, &mut flight, &mut held, started) {
-                Offer::Taken => return Some(Ok((run, answer))),
+            match self.offer(run, &packet, work, &mut held) {
+                Offer::Taken => return Some(Ok(run)),
                 Offer::Closed => return None,
                 Offer::Full => {
                     let limit = u32::try_from(self.runs_max).unwrap_or(u32::MAX);
@@ -158,30 +177,30 @@ impl Process {
         }
     }
 
-    /// Sends a run, if the worker takes it now. What it takes over is gone from `flight`, `held` and `started` then.
-    fn offer(
-        &self,
-        run: u64,
-        packet: &[u8],
-        flight: &mut Option<Flight>,
-        held: &mut Option<Held>,
-        started: &mut Option<Started>,
-    ) -> Offer {
+    /// Sends an order, if the worker takes it now. What it takes over is gone from `work` and `held` then.
+    fn offer(&self, run: u64, packet: &[u8], work: &mut Option<Work>, held: &mut Option<Held>) -> Offer {
         let mut state = self.lock();
         if state.closed {
             return Offer::Closed;
         }
-        if state.flights.len() >= self.runs_max {
+        if state.open() >= self.runs_max {
             return Offer::Full;
         }
         if self.socket.send(packet, None).is_err() {
             // It takes nothing now; or it has died, and its thread is about to find out.
             return Offer::Later;
         }
-        if let Some(flight) = flight.take() {
-            let inputs = held.take().map(Held::keep);
-            // Still under the lock: no word of it is heard before.
-            state.flights.insert(run, Flight { started: started.take(), inputs, sent: Instant::now(), ..flight });
+        let inputs = held.take().map(Held::keep);
+        // Still under the lock: no word of it is heard before.
+        match work.take() {
+            Some(Work::Flight(flight)) => {
+                state.flights.insert(run, Flight { inputs, sent: Instant::now(), ..flight });
+            }
+            Some(Work::Course(mut course)) => {
+                course.inputs = inputs;
+                state.courses.insert(run, course);
+            }
+            None => {}
         }
         Offer::Taken
     }
