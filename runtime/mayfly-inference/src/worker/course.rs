@@ -168,7 +168,8 @@ impl Course {
 
     /// Tokens of one choice: checked, then charged, then given to the reader.
     pub(super) fn piece(&mut self, piece: &Piece, data: &[u8], shares: &mut Shares) -> Result<(), Violation> {
-        if !(self.admitted && self.begun) {
+        // One that is cancelled before its turn ends without either.
+        if !self.admitted || (!self.begun && !piece.tokens.is_empty()) {
             return Err(Violation("tokens before their prompt"));
         }
         let (text, tokens) = read(piece, data).ok_or(Violation("tokens of other data"))?;

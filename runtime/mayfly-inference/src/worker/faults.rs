@@ -124,6 +124,14 @@ fn prompt_error(error: ChatError) -> ChatError {
     }
 }
 
+/// A JSON pointer, which has slashes and is no path of this machine.
+fn pointer(text: &str) -> String {
+    match text.strip_prefix('#') {
+        Some(rest) => std::iter::once('#').chain(rest.chars().filter(|c| !c.is_control()).take(200)).collect(),
+        None => readable(text),
+    }
+}
+
 /// What a worker's fault is to the caller of a generation with a constraint of this `kind`.
 ///
 /// # Errors
@@ -141,8 +149,7 @@ pub(super) fn generation_error(
         }
         Fault::Generation(fault) => match fault {
             GenerationFault::Keyword { keyword, at, reason } => {
-                let [keyword, at, reason] = [keyword, at, reason].map(|text| readable(&text));
-                OptionError::Keyword { keyword, at, reason }.into()
+                OptionError::Keyword { keyword: readable(&keyword), at: pointer(&at), reason: readable(&reason) }.into()
             }
             GenerationFault::TooLarge(detail) => OptionError::TooLarge { kind, detail: readable(&detail) }.into(),
             GenerationFault::Unusable(detail) => OptionError::Unusable { kind, detail: readable(&detail) }.into(),
@@ -227,5 +234,6 @@ mod tests {
         check(OptionError::TooLarge { kind: "JSON schema", detail: "9 bytes; at most 8".into() }.into());
         check(GenerationError::Failed("the model gave no usable numbers".into()));
         check(LoadError::NoRoom.into());
+        check(OptionError::Keyword { keyword: "if".into(), at: "#/a/b".into(), reason: "it cannot be".into() }.into());
     }
 }

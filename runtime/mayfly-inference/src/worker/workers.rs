@@ -3,6 +3,7 @@
 //! One lock over a small map, held for moments and never while a process is started, killed or waited for.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -310,7 +311,9 @@ fn life(
                 None => process.close(),
             }
             sender.send_replace(Some(Ok(Arc::clone(&process))));
-            let end = process.attend();
+            // Accounts are called here, which are others' code.
+            let end = catch_unwind(AssertUnwindSafe(|| process.attend()))
+                .unwrap_or_else(|_| End::Crashed("the host failed while it heard the process".to_owned()));
             // Killed and reaped before anybody is told.
             drop(running);
             let crashed = matches!(end, End::Crashed(_));

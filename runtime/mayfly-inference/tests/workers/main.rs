@@ -4,8 +4,11 @@
 //! Needs ONNX Runtime's library, which the set-up scripts put in place (`MAYFLY_ORT_DYLIB` names another).
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod generations;
 mod hostile;
+mod lies;
 mod life;
+mod reader;
 mod runs;
 mod scene;
 
@@ -18,9 +21,11 @@ fn main() {
         Some("__worker") => std::process::exit(mayfly_inference::run_worker()),
         Some("__probe-model") => std::process::exit(mayfly_inference::probe_in_child(&args[2..])),
         Some("__hostile") => return hostile::worker(&args[2]),
+        Some("__liar") => return lies::worker(&args[2]),
         _ => {}
     }
-    let trials: Vec<Trial> = runs::trials().into_iter().chain(life::trials()).chain(hostile::trials()).collect();
+    let all = [runs::trials(), generations::trials(), life::trials(), hostile::trials(), lies::trials()];
+    let trials: Vec<Trial> = all.into_iter().flatten().collect();
     // One after the other: some look at processes and at time.
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     libtest_mimic::run(&arguments, trials).exit();

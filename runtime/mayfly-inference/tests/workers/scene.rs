@@ -55,6 +55,26 @@ impl Scene {
         Arc::new(Package::open(&dest.join(imported.digest.hex())).unwrap())
     }
 
+    /// A folder with a model, imported; `change` may alter a copy of it before.
+    pub(crate) fn package_of(&self, folder: &str, change: impl FnOnce(&Path)) -> Arc<Package> {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
+        let (source, dest) = (self.folder.path().join("source-folder"), self.folder.path().join("packages"));
+        fs::create_dir_all(&source).unwrap();
+        for entry in fs::read_dir(&from).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), source.join(entry.file_name())).unwrap();
+        }
+        change(&source);
+        let imported = import(&source, &dest, &ImportPolicy::default(), &std::env::current_exe().unwrap()).unwrap();
+        fs::remove_dir_all(&source).unwrap();
+        Arc::new(Package::open(&dest.join(imported.digest.hex())).unwrap())
+    }
+
+    /// The chat model of the examples.
+    pub(crate) fn chat_model(&self) -> Arc<Package> {
+        self.package_of("examples/models/tiny-chat-genai", |_| {})
+    }
+
     /// A program that is started instead of a worker.
     pub(crate) fn program(&self, script: &str) -> PathBuf {
         let path = self.folder.path().join("child.sh");
