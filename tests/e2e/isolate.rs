@@ -266,3 +266,111 @@ async fn a_tenant_s_own_model_chats_in_its_process() {
     }
     assert_eq!(workers(&server).len(), 1);
 }
+
+/// A stream that goes on for long: its request's id, and the response after the first frame.
+async fn long_stream(tenant: &Tenant<'_>) -> (String, Response) {
+    let body = json!({ "messages": [{ "role": "user", "content": "tell me everything" }], "stream": true,
+        "temperature": 0, "max_tokens": 900, "ignore_eos": true });
+    let mut response = tenant.chat(&body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let id = header(&response, "x-request-id");
+    response.chunk().await.unwrap().unwrap();
+    (id, response)
+}
+
+#[tokio::test]
+async fn a_process_that_fails_in_mid_stream_ends_its_tenants_stream_alone() {
+    let server = Server::start_with(&[ISOLATE, ("MAYFLY_WORKERS__PAUSE_MS_MIN", "1500")]);
+    let (acme, zeta) = (Tenant::new(&server, "acme"), Tenant::new(&server, "zeta"));
+    acme.deploy_chat("tiny-chat-genai");
+    zeta.deploy_chat("tiny-chat-optimum");
+    let (id, ours) = long_stream(&acme).await;
+    let [our_process] = workers(&server)[..] else { panic!("{:?}", workers(&server)) };
+    let (their_id, theirs) = long_stream(&zeta).await;
+    kill(our_process);
+
+    let text = ours.text().await.unwrap();
+    assert!(text.contains("the process for this tenant's own models ended before it had answered"), "{text}");
+    assert!(!text.contains("[DONE]"), "no client takes it for a whole answer: {text}");
+    let record = server.settled(&id).await;
+    assert_eq!(record["outcome"], "guest_fault", "{record}");
+    let billed = record["usage"]["output_tokens"].as_u64().unwrap();
+    // What was counted is owed: each piece of text is a token at least, and the first says who speaks.
+    let pieces = text.matches("\"content\":\"").count() as u64;
+    assert!(billed >= 1 && billed + 1 >= pieces, "{record} {pieces}");
+    assert!(record["usage"]["input_tokens"].as_u64().unwrap() > 0, "{record}");
+
+    let body = json!({ "messages": [{ "role": "user", "content": "hello" }] });
+    let refusal = acme.chat(&body).send().await.unwrap();
+    let retry: u64 = header(&refusal, "retry-after-ms").parse().unwrap();
+    let (status, code, message) = refused(refusal).await;
+    assert_eq!((status, code.as_str()), (503, "model_worker_crashed"), "{message}");
+    let text = theirs.text().await.unwrap();
+    assert!(text.contains("[DONE]"), "the other tenant saw nothing: {text}");
+    let record = server.settled(&their_id).await;
+    assert_eq!((&record["outcome"], &record["usage"]["output_tokens"]), (&json!("completed"), &json!(900)), "{record}");
+    tokio::time::sleep(std::time::Duration::from_millis(retry)).await;
+    assert_eq!(acme.chat(&body).send().await.unwrap().status(), 200, "the time was true");
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_stops_a_generation_in_its_process() {
+    let server = Server::start_with(&[ISOLATE]);
+    let acme = Tenant::new(&server, "acme");
+    acme.deploy_chat("tiny-chat-genai");
+    let (id, response) = long_stream(&acme).await;
+    drop(response);
+    let record = server.settled(&id).await;
+    assert_eq!(record["outcome"], "client_left", "{record}");
+    assert!((1..900).contains(&record["usage"]["output_tokens"].as_u64().unwrap()), "{record}");
+    let [process] = workers(&server)[..] else { panic!("{:?}", workers(&server)) };
+    let body = json!({ "messages": [{ "role": "user", "content": "hello" }] });
+    assert_eq!(acme.chat(&body).send().await.unwrap().status(), 200);
+    assert_eq!(workers(&server), [process], "the same process");
+}
+
+#[tokio::test]
+async fn options_limits_and_filters_hold_for_a_model_that_runs_apart() {
+    let server = Server::start_with(&[ISOLATE]);
+    let acme = Tenant::new(&server, "acme");
+    acme.deploy_chat("tiny-chat-genai");
+    let ask = async |more: Value| {
+        let mut body =
+            json!({ "messages": [{ "role": "user", "content": "Where does a handler run?" }], "temperature": 0 });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let response = acme.chat(&body).send().await.unwrap();
+        let cold = header(&response, "x-mayfly-cold");
+        (response.status().as_u16(), response.json::<Value>().await.unwrap(), cold)
+    };
+    let (status, first, cold) = ask(json!({})).await;
+    assert_eq!((status, cold.as_str()), (200, "model"), "{first}");
+    let content = |answer: &Value, at: usize| answer["choices"][at]["message"]["content"].clone();
+    assert_eq!(content(&first, 0), "In a WebAssembly sandbox, next to the models it was granted.");
+    let (_, again, cold) = ask(json!({})).await;
+    assert_eq!((content(&again, 0), cold.as_str()), (content(&first, 0), "instance"));
+    assert!(again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap() > 0, "{again}");
+
+    let (_, several, _) = ask(json!({ "n": 3, "logprobs": true, "top_logprobs": 2 })).await;
+    for at in 0..3 {
+        assert_eq!(content(&several, at), content(&first, 0));
+        let place = &several["choices"][at]["logprobs"]["content"][0];
+        assert_eq!(place["top_logprobs"].as_array().unwrap().len(), 2, "{several}");
+    }
+    let (_, strict, _) = ask(json!({ "guided_choice": ["yes", "no"] })).await;
+    assert!([json!("yes"), json!("no")].contains(&content(&strict, 0)), "{strict}");
+    let schema = json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": { "if": {} } } });
+    let (status, refused, _) = ask(json!({ "response_format": schema })).await;
+    assert_eq!(status, 400, "{refused}");
+    let (status, long, _) = ask(json!({ "max_tokens": 100_000 })).await;
+    assert_eq!((status, &long["error"]["code"]), (400, &json!("context_length_exceeded")), "{long}");
+
+    let filter = json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny-chat-genai" },
+        "filter": { "block": ["sandbox"] } });
+    let url = format!("{}/api/v1/projects/acme/deployments/chat", server.admin);
+    let deployed = server.http.post(url).bearer_auth(&acme.key).json(&filter).send().await.unwrap();
+    assert!(deployed.status().is_success(), "{}", deployed.text().await.unwrap());
+    let (_, cut, _) = ask(json!({})).await;
+    assert_eq!(cut["choices"][0]["finish_reason"], "content_filter", "{cut}");
+    assert_eq!(content(&cut, 0), "In a WebAssembly ");
+    assert_eq!(workers(&server).len(), 1);
+}
