@@ -2,7 +2,8 @@
 //!
 //! Entry points: [`Inference::start`] opens ONNX Runtime; [`import`] checks and stores a package;
 //! [`Package::open`] reads a stored one; [`Package::prepare`] checks inputs and counts them;
-//! [`Inference::run`] runs what was prepared, and [`Inference::run_apart`] does so in a process of its tenant's own. Nobody below this crate is asked for a budget: callers hold
+//! [`Inference::run`] runs what was prepared, [`Inference::generate`] goes on with a prompt, and [`Inference::run_apart`] and
+//! its like do so in a process of a tenant's own. Nobody below this crate is asked for a budget: callers hold
 //! [`Prepared::hold_lines`] before they run.
 
 mod chat;

@@ -7,7 +7,8 @@
 //! The two sides talk in packets (`message`) over a socket pair; tensors that are too large for a packet lie in one
 //! shared memory file of fixed size (`arena`), which both sides read and write with system calls and never map: nothing
 //! the worker does to it can fault the server. [`Workers`] decides who has a process; `process` is the server's end of
-//! one, `serve` the worker's. Counting happens before a run, in the server, on values that it reads itself.
+//! one, `serve` the worker's. Counting happens before a run, in the server, on values that it reads itself; tokens that are
+//! generated count when the worker says so, within what was held (`course`).
 //!
 //! The server believes nothing it hears: each number is checked against what was asked, and a worker that breaks the
 //! protocol is killed.

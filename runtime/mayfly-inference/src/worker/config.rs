@@ -23,19 +23,22 @@ pub struct WorkerConfig {
     pub processes_max: u32,
     /// A process without work for this long is ended, and all its memory goes back.
     pub idle_ms: u64,
-    /// Memory of one process, the weights of its models included.
+    /// Memory of one process: the weights of its models, attention state, prompts in the making. Half of it may be attention
+    /// state.
     pub memory_bytes_max: u64,
-    /// Bytes of inputs and outputs on their way between the server and one process.
+    /// Bytes of inputs and outputs on their way between the server and one process, and of tokens that wait for their
+    /// readers.
     pub shared_bytes_max: u64,
     /// Threads that work on one run. 0 takes half the cores.
     pub intra_op_threads: u16,
-    /// Runs that one process has at once, those that wait included; one more is refused.
+    /// Runs, prompts and generations that one process has at once, those that wait included; one more is refused.
     pub runs_max: u32,
     /// Models loaded at once in one process.
     pub sessions_max: u32,
     /// Time for a process to start.
     pub start_ms_max: u64,
-    /// A run that goes on this long past its deadline ends with its process.
+    /// A run that goes on this long past its deadline ends with its process; so does a generation that goes on this long
+    /// after it was to end.
     pub stop_ms_max: u64,
     /// After a crash calls are refused for this long; twice as long after each crash that follows.
     pub pause_ms_min: u64,

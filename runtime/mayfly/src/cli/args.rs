@@ -154,7 +154,8 @@ pub(super) struct Deploy {
     /// The deployment's name (default: the manifest's, else the file's or the builtin's).
     #[arg(long)]
     pub(super) name: Option<Name>,
-    /// A model the handler may use: NAME, ALIAS=NAME, or a path, which is added first. Repeatable.
+    /// A model the handler may use: NAME, ALIAS=NAME, or a path, which is added first (as the project's own, unless the
+    /// key is the operator's). Repeatable.
     #[arg(long = "model", value_name = "[ALIAS=]NAME")]
     pub(super) models: Vec<String>,
     /// A string for the handler's configuration. Repeatable.
