@@ -388,7 +388,8 @@ mod tests {
     #[test]
     fn any_other_end_is_left_alone() {
         let project = node("MatMul", &["x", "w"], "logits", &[]);
-        let refused: [(&str, Vec<Vec<u8>>, &[&str]); 8] = [
+        type Case<'a> = (&'a str, Vec<Vec<u8>>, &'a [&'a str]);
+        let refused: [Case<'_>; 8] = [
             ("not a product", vec![node("Tanh", &["x"], "logits", &[])], &["logits"]),
             ("both sides vary", vec![node("MatMul", &["x", "x"], "logits", &[])], &["logits"]),
             ("weights of three dimensions", vec![node("MatMul", &["x", "w3"], "logits", &[])], &["logits"]),
