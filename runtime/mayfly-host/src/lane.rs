@@ -15,12 +15,13 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::cpu::Metered;
+use crate::slices;
 use crate::turns::Turns;
 
 /// CPU time without waiting after which a guest leaves the async threads: about a tick. Moving takes some 50 µs.
 pub(crate) const HERE_NANOS_MAX: u64 = 1_000_000;
-/// How much these threads give way, as `nice` counts: a third of another thread's share where cores are short.
-const NICENESS: i32 = 5;
+/// How much these threads give way, as `nice` counts: a ninth of another thread's share where cores are short.
+const NICENESS: i32 = 10;
 
 /// One guest on its way through the lane.
 trait Job: Send {
@@ -111,8 +112,7 @@ impl fmt::Debug for Lane {
 
 fn work(shared: &Shared) {
     // Where the system does not let it, they are threads like all others.
-    let lowered = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
-    if let Err(error) = lowered {
+    if let Err(error) = slices::gives_way(NICENESS) {
         tracing::warn!(%error, "threads for guests that compute could not be made to give way to the others");
     }
     let mut state = shared.lock();
