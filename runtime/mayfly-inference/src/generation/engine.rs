@@ -65,17 +65,10 @@ impl EngineLimits {
 
     fn settings(&self, decoder: &DecoderInfo) -> Settings {
         let kv_tokens_max = self.kv_bytes_max / token_bytes(decoder).max(1);
-        let tokens_max = u32::try_from(kv_tokens_max).unwrap_or(u32::MAX);
-        // No sequence can be longer than all of them together.
-        let (mut slots, mut context_max) = (self.slots, tokens_max.min(decoder.context));
-        if self.addresses_count && decoder.layout == DecoderLayout::GroupQuery {
-            // Slots are reserved whole, one more than there are sequences.
-            context_max = context_max.min(tokens_max / 2).max(1);
-            slots = slots.min((tokens_max / context_max).saturating_sub(1)).max(1);
-        }
-        Settings {
-            slots,
-            context_max,
+        let mut settings = Settings {
+            slots: self.slots,
+            // No sequence can be longer than all of them together.
+            context_max: u32::try_from(kv_tokens_max).unwrap_or(u32::MAX).min(decoder.context),
             kv_tokens_max,
             waiting_max: self.waiting_max,
             ahead_max: AHEAD_MAX,
@@ -83,8 +76,22 @@ impl EngineLimits {
             prefill_chunk_max: self.prefill_chunk_max,
             step_target_ns: u64::try_from(STEP_TARGET.as_nanos()).unwrap_or(u64::MAX),
             batched: decoder.layout == DecoderLayout::GroupQuery && decoder.batching == Batching::Continuous,
+        };
+        if self.addresses_count && decoder.layout == DecoderLayout::GroupQuery {
+            whole_slots(&mut settings);
         }
+        settings
     }
+}
+
+/// Where memory is taken for whole slots, whatever is in them: fewer slots, so that each can hold the context; where not even
+/// one and the slot to move through can, shorter ones.
+fn whole_slots(settings: &mut Settings) {
+    let whole = settings.kv_tokens_max / u64::from(settings.context_max.max(1));
+    let whole = u32::try_from(whole).unwrap_or(u32::MAX).saturating_sub(u32::from(settings.batched));
+    settings.slots = settings.slots.min(whole).max(1);
+    let each = settings.kv_tokens_max / u64::from(settings.kv_slots());
+    settings.context_max = settings.context_max.min(u32::try_from(each).unwrap_or(u32::MAX));
 }
 
 /// Bytes of attention state for one position.
@@ -290,5 +297,37 @@ impl Engine {
             batches: gauges.steps,
             bytes: self.bytes.saturating_add(gauges.bytes),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_for_whole_slots_is_never_more_than_allowed() {
+        let check = |slots, context_max, kv_tokens_max, batched, expect| {
+            let mut settings = Settings {
+                slots,
+                context_max,
+                kv_tokens_max,
+                waiting_max: 1,
+                ahead_max: AHEAD_MAX,
+                stall_after_ns: 1,
+                prefill_chunk_max: 1,
+                step_target_ns: 1,
+                batched,
+            };
+            whole_slots(&mut settings);
+            let taken = u64::from(settings.kv_slots()) * u64::from(settings.context_max);
+            assert!(taken <= kv_tokens_max, "{settings:?}");
+            assert_eq!((settings.slots, settings.context_max), expect);
+        };
+        check(16, 1024, 1 << 20, true, (16, 1024));
+        check(16, 32768, 349_525, true, (9, 32768));
+        check(16, 131_072, 131_072, true, (1, 65_536));
+        check(16, 131_072, 131_072, false, (1, 131_072));
+        check(4, 128, 256, true, (1, 128));
+        check(4, 128, 1, false, (1, 1));
     }
 }

@@ -29,6 +29,9 @@ use super::socket::{Received, Socket};
 use crate::session::Request;
 use crate::{Config, Inference, Package};
 
+/// Prompt tokens in one step here: a step is not interrupted, and a generation whose reader leaves has to be over within
+/// `stop_ms_max`.
+const PREFILL_CHUNK_MAX: u32 = 64;
 /// Opened packages; beyond, all are opened again.
 const PACKAGES_MAX: usize = 64;
 
@@ -100,7 +103,7 @@ fn lock_in(begin: &Begin) -> Result<Inference, String> {
         generation_slots: begin.generation.slots,
         generation_kv_bytes_max: begin.generation.kv_bytes_max,
         generation_waiting_max: begin.generation.waiting_max,
-        generation_prefill_chunk_max: begin.generation.prefill_chunk_max,
+        generation_prefill_chunk_max: begin.generation.prefill_chunk_max.min(PREFILL_CHUNK_MAX),
         generation_stall_ms: begin.generation.stall_ms,
         constraint_compiles_max: begin.generation.constraint_compiles_max,
         output_bytes_max: begin.shared_bytes_max,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use mayfly_inference::{
-    Constraint, Finish, GenerationError, GenerationOptions, Prompt, PromptError, RunError, Sampling, WorkerConfig,
-    WorkerError,
+    Config, Constraint, Finish, GenerationError, GenerationOptions, LoadError, Prompt, PromptError, RunError, Sampling,
+    WorkerConfig, WorkerError,
 };
 
 use crate::reader::{Ask, greedy, prompt, question, whole};
@@ -28,6 +28,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_process_that_dies_in_mid_stream_is_its_tenants_trouble", dies_in_mid_stream),
         trial("a_template_that_grows_takes_its_own_process_down", a_template_that_grows),
         trial("no_more_generations_at_once_than_may", no_more_generations_at_once_than_may),
+        trial("a_reader_that_takes_nothing_is_cut", a_reader_that_takes_nothing_is_cut),
+        trial("a_model_too_large_for_its_process_is_said_to_be", a_model_too_large_for_its_process),
         trial("slots_are_as_many_as_a_process_has_memory_for", slots_are_as_many_as_there_is_memory_for),
     ]
 }
@@ -312,6 +314,33 @@ async fn no_more_generations_at_once_than_may(scene: Scene) {
     drop((first, second));
     until("both are gone", || inference.workers().workers[0].runs_open == 0).await;
     assert!(start().await.is_ok());
+}
+
+async fn a_reader_that_takes_nothing_is_cut(scene: Scene) {
+    let node = Config { generation_stall_ms: 500, ..Config::default() };
+    let inference = scene.start_with(node, quick(), std::env::current_exe().unwrap());
+    let ask = Ask::long(&scene.chat_model(), ONE);
+    let mut generation = ask.apart(&inference).await.unwrap();
+    assert_eq!(ask.settled().await.output, 16);
+    assert_eq!(generation.next().await.unwrap().unwrap().tokens.len(), 16);
+    let cut = generation.next().await;
+    assert!(matches!(cut, Err(GenerationError::Stalled)), "{cut:?}");
+    assert_eq!(inference.workers().crashes_total, 0);
+}
+
+async fn a_model_too_large_for_its_process(scene: Scene) {
+    let inference = scene.start(WorkerConfig { memory_bytes_max: 64 << 20, ..quick() });
+    let large = scene.package_of("examples/models/tiny-chat-genai", |folder| {
+        let data = fs::OpenOptions::new().write(true).open(folder.join("model.onnx.data")).unwrap();
+        data.set_len(100 << 20).unwrap();
+    });
+    let ask = Ask::of(&large, ONE);
+    let refused = ask.apart(&inference).await.unwrap_err();
+    assert!(matches!(refused, GenerationError::Load(LoadError::NeverFitsApart { .. })), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.contains("64 MiB (workers.memory_bytes_max)"), "{text}");
+    assert_eq!(ask.settled().await.output, 0);
+    assert!(whole(Ask::of(&scene.chat_model(), ONE).apart(&inference).await.unwrap(), 1).await.is_ok());
 }
 
 async fn slots_are_as_many_as_there_is_memory_for(scene: Scene) {

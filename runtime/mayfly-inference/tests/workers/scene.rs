@@ -39,8 +39,12 @@ impl Scene {
     }
 
     pub(crate) fn start_with_child(&self, config: WorkerConfig, child: PathBuf) -> Inference {
+        self.start_with(Config::default(), config, child)
+    }
+
+    pub(crate) fn start_with(&self, node: Config, config: WorkerConfig, child: PathBuf) -> Inference {
         let settings = WorkerSettings { config, child, folder: self.rooms() };
-        Inference::start_with(Config { prepack: false, ..Config::default() }, None, Some(settings)).unwrap()
+        Inference::start_with(Config { prepack: false, ..node }, None, Some(settings)).unwrap()
     }
 
     /// A model of the runtime's fixtures, imported.

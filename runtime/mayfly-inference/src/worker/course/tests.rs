@@ -1,5 +1,7 @@
 use std::sync::Mutex;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::generation::Maker;
 use crate::worker::flight::Shares;
@@ -368,4 +370,50 @@ async fn time_counts_while_it_runs_and_not_while_it_waits_for_its_reader() {
     scene.letter(17).unwrap();
     let ran = *scene.account.ran.lock().unwrap() - ran;
     assert!(ran < Duration::from_millis(50), "it waited: {ran:?}");
+}
+
+/// Whatever a worker says, in numbers near the edges of what it may.
+fn said() -> impl Strategy<Value = Chunk> {
+    let token = (0..VOCAB + 2, prop::collection::vec(any::<u8>(), 0..4), 0..12_usize, any::<bool>());
+    let finish =
+        prop::option::weighted(0.2, prop::sample::select(vec![Finish::Stop, Finish::Length, Finish::Cancelled]));
+    (0..4_u32, "[aü]{0,3}", prop::collection::vec(token, 0..3), finish).prop_map(|(choice, text, tokens, finish)| {
+        let token = |(id, bytes, text_end, odd): (u32, Vec<u8>, usize, bool)| {
+            let logprob = if odd { 0.0 } else { -0.0 };
+            ChunkToken { id, bytes, text_end, logprob, top: Vec::new() }
+        };
+        chunk(choice, &text, tokens.into_iter().map(token).collect(), finish)
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_said_no_more_is_charged_than_was_held(
+        all in prop::collection::vec((said(), 0..4_u8), 0..60), early in any::<bool>()
+    ) {
+        let mut scene = if early { waiting(None, None) } else { scene(None) };
+        for (chunk, then) in all {
+            let before = *scene.account.output.lock().unwrap();
+            let tokens = u32::try_from(chunk.tokens.len()).unwrap();
+            let heard = scene.hear(&chunk);
+            let charged = *scene.account.output.lock().unwrap() - before;
+            prop_assert_eq!(charged, if heard.is_ok() { tokens } else { 0 });
+            if heard.is_err() {
+                // The worker would be gone now.
+                break;
+            }
+            match then {
+                0 => scene.reader.cancel(),
+                1 => scene.reader.end_choice(chunk.choice.min(1)),
+                _ => scene.reader.read(chunk.choice, chunk.tokens.len()),
+            }
+            scene.course.hear_reader(&mut scene.shares);
+            scene.said();
+            prop_assert!(scene.course.unread() <= 2 * choice::UNREAD_BYTES_MAX);
+        }
+        prop_assert!(*scene.account.output.lock().unwrap() <= 80);
+        scene.course.end(Some(GenerationError::Stopped), &mut scene.shares);
+        prop_assert!(scene.course.is_over());
+        prop_assert_eq!(Arc::strong_count(&scene.account), 1);
+    }
 }

@@ -1,9 +1,11 @@
 //! What callers do with a process: hand it work, wait for the answer, leave.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use mayfly_types::Digest;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, sleep_until};
 
@@ -104,7 +106,9 @@ impl Process {
 
     /// Lets the worker see the package.
     pub(super) async fn bring(self: &Arc<Self>, package: &Arc<Package>) -> Result<(), RunError> {
-        if self.is_loaded(package.digest()) {
+        let known = |all: &HashSet<Digest>| all.contains(&package.digest());
+        // Held by another that is being brought: then this one waits off the async threads.
+        if self.brought.try_lock().is_ok_and(|all| known(&all)) {
             return Ok(());
         }
         let (process, wanted) = (Arc::clone(self), Arc::clone(package));
