@@ -267,10 +267,10 @@ async fn a_tenant_s_own_model_chats_in_its_process() {
     assert_eq!(workers(&server).len(), 1);
 }
 
-/// A stream that goes on for long: its request's id, and the response after the first frame.
-async fn long_stream(tenant: &Tenant<'_>) -> (String, Response) {
+/// A stream of so many choices that goes on for long: its request's id, and the response after the first frame.
+async fn long_stream(tenant: &Tenant<'_>, choices: u32) -> (String, Response) {
     let body = json!({ "messages": [{ "role": "user", "content": "tell me everything" }], "stream": true,
-        "temperature": 0, "max_tokens": 900, "ignore_eos": true });
+        "temperature": 0, "max_tokens": 900, "ignore_eos": true, "n": choices });
     let mut response = tenant.chat(&body).send().await.unwrap();
     assert_eq!(response.status(), 200);
     let id = header(&response, "x-request-id");
@@ -284,9 +284,11 @@ async fn a_process_that_fails_in_mid_stream_ends_its_tenants_stream_alone() {
     let (acme, zeta) = (Tenant::new(&server, "acme"), Tenant::new(&server, "zeta"));
     acme.deploy_chat("tiny-chat-genai");
     zeta.deploy_chat("tiny-chat-optimum");
-    let (id, ours) = long_stream(&acme).await;
+    let hello = json!({ "messages": [{ "role": "user", "content": "hello" }] });
+    assert_eq!(acme.chat(&hello).send().await.unwrap().status(), 200);
     let [our_process] = workers(&server)[..] else { panic!("{:?}", workers(&server)) };
-    let (their_id, theirs) = long_stream(&zeta).await;
+    let (their_id, theirs) = long_stream(&zeta, 1).await;
+    let (id, ours) = long_stream(&acme, 16).await;
     kill(our_process);
 
     let text = ours.text().await.unwrap();
@@ -295,13 +297,12 @@ async fn a_process_that_fails_in_mid_stream_ends_its_tenants_stream_alone() {
     let record = server.settled(&id).await;
     assert_eq!(record["outcome"], "guest_fault", "{record}");
     let billed = record["usage"]["output_tokens"].as_u64().unwrap();
-    // What was counted is owed: each piece of text is a token at least, and the first says who speaks.
+    // What was counted is owed: each piece of text is a token at least, and the first of a choice says who speaks.
     let pieces = text.matches("\"content\":\"").count() as u64;
-    assert!(billed >= 1 && billed + 1 >= pieces, "{record} {pieces}");
+    assert!(billed >= 1 && billed + 16 >= pieces && billed < 16 * 900, "{record} {pieces}");
     assert!(record["usage"]["input_tokens"].as_u64().unwrap() > 0, "{record}");
 
-    let body = json!({ "messages": [{ "role": "user", "content": "hello" }] });
-    let refusal = acme.chat(&body).send().await.unwrap();
+    let refusal = acme.chat(&hello).send().await.unwrap();
     let retry: u64 = header(&refusal, "retry-after-ms").parse().unwrap();
     let (status, code, message) = refused(refusal).await;
     assert_eq!((status, code.as_str()), (503, "model_worker_crashed"), "{message}");
@@ -310,7 +311,7 @@ async fn a_process_that_fails_in_mid_stream_ends_its_tenants_stream_alone() {
     let record = server.settled(&their_id).await;
     assert_eq!((&record["outcome"], &record["usage"]["output_tokens"]), (&json!("completed"), &json!(900)), "{record}");
     tokio::time::sleep(std::time::Duration::from_millis(retry)).await;
-    assert_eq!(acme.chat(&body).send().await.unwrap().status(), 200, "the time was true");
+    assert_eq!(acme.chat(&hello).send().await.unwrap().status(), 200, "the time was true");
 }
 
 #[tokio::test]
@@ -318,11 +319,11 @@ async fn a_caller_who_leaves_stops_a_generation_in_its_process() {
     let server = Server::start_with(&[ISOLATE]);
     let acme = Tenant::new(&server, "acme");
     acme.deploy_chat("tiny-chat-genai");
-    let (id, response) = long_stream(&acme).await;
+    let (id, response) = long_stream(&acme, 8).await;
     drop(response);
     let record = server.settled(&id).await;
     assert_eq!(record["outcome"], "client_left", "{record}");
-    assert!((1..900).contains(&record["usage"]["output_tokens"].as_u64().unwrap()), "{record}");
+    assert!((1..8 * 900).contains(&record["usage"]["output_tokens"].as_u64().unwrap()), "{record}");
     let [process] = workers(&server)[..] else { panic!("{:?}", workers(&server)) };
     let body = json!({ "messages": [{ "role": "user", "content": "hello" }] });
     assert_eq!(acme.chat(&body).send().await.unwrap().status(), 200);
