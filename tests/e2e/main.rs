@@ -42,4 +42,5 @@ mod routing;
 mod top;
 mod tracing;
 mod upload;
+mod warm;
 mod zero;

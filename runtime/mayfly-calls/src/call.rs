@@ -28,7 +28,8 @@ use crate::opener::Opener;
 use crate::standing::mark_standing;
 use crate::timing::Before;
 use crate::{
-    Activity, Body, Config, Context, DeploymentStatus, LogBook, NodeStatus, Observer, Tier, dry_run, replay, telemetry,
+    Activity, Body, Config, Context, DeploymentStatus, LogBook, ModelStatus, NodeStatus, Observer, Tier, dry_run,
+    replay, telemetry,
 };
 
 /// What calls stand on.
@@ -312,8 +313,15 @@ impl Calls {
             Place::Apart => grant.is_loaded(&self.0.inference, resolved.tenant.id),
             Place::Nowhere => false,
         };
-        let models_loaded: Vec<(String, bool)> =
-            granted.iter().map(|(alias, grant)| (alias.to_string(), is_loaded(grant))).collect();
+        let inference = &self.0.inference;
+        let models: Vec<ModelStatus> = granted
+            .iter()
+            .map(|(alias, grant)| ModelStatus {
+                alias: alias.to_string(),
+                loaded: is_loaded(grant),
+                kept: grant.place == Place::Server && inference.is_kept(grant.package.digest(), grant.device),
+            })
+            .collect();
         // Two aliases of one model have one session.
         let is_granted = |model: &&mayfly_inference::Resident| {
             granted.iter().any(|(_, grant)| model.digest == grant.package.digest() && model.device == grant.device)
@@ -321,14 +329,14 @@ impl Calls {
         let model_bytes = resident.iter().filter(is_granted).map(|model| model.bytes).sum();
         let tier = if calls > 0 {
             Tier::Active
-        } else if models_loaded.iter().any(|(_, loaded)| *loaded) {
+        } else if models.iter().any(|model| model.loaded) {
             Tier::Model
         } else if code_mapped {
             Tier::Code
         } else {
             Tier::Zero
         };
-        DeploymentStatus { tier, calls, code_mapped, models_loaded, model_bytes }
+        DeploymentStatus { tier, calls, code_mapped, models, model_bytes }
     }
 
     /// What the deployments that were called lately have done on this node, in no order; at most 1,000.

@@ -44,4 +44,4 @@ pub use context::{Context, IdempotencyKey};
 pub use logbook::{LogBook, LogEntry};
 pub use observer::{EndedCall, Observer, Operation, Seen, Spans, TraceParent};
 pub use seconds::Buckets;
-pub use status::{DeploymentStatus, NodeStatus, Tier};
+pub use status::{DeploymentStatus, ModelStatus, NodeStatus, Tier};

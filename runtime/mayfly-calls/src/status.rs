@@ -38,10 +38,21 @@ pub struct DeploymentStatus {
     pub calls: u32,
     /// Whether its code is mapped.
     pub code_mapped: bool,
-    /// Its models by alias: loaded or not.
-    pub models_loaded: Vec<(String, bool)>,
+    /// Its models.
+    pub models: Vec<ModelStatus>,
     /// Memory of their own that loading them took, as measured. Others that were granted the same model share them.
     pub model_bytes: u64,
+}
+
+/// One granted model, now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// The handler's name for it.
+    pub alias: String,
+    /// Whether it is loaded.
+    pub loaded: bool,
+    /// Whether it is kept loaded, for this deployment or another.
+    pub kept: bool,
 }
 
 /// Figures of the node since its start.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use mayfly_inference::Uses;
 use mayfly_types::Digest;
 use moka::future::Cache;
 use wasmtime::Engine;
@@ -29,6 +30,21 @@ impl Code {
     /// The component it was compiled from.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// What it uses of models: whether it runs graphs, and whether it generates. Told from the functions it imports.
+    pub fn uses(&self) -> Uses {
+        let engine = self.pre.engine();
+        let component = self.pre.instance_pre().component().component_type();
+        let imports = |interface: &str, function: &str| {
+            component.imports(engine).any(|(name, import)| {
+                let ComponentItem::ComponentInstance(instance) = import.ty else { return false };
+                name.starts_with(interface) && instance.get_export(engine, function).is_some()
+            })
+        };
+        let runs = imports("wasi:nn/inference@", "[method]graph-execution-context.compute")
+            || imports("mayfly:inference/models@", "run-many");
+        Uses { runs, generates: imports("mayfly:inference/generation@", "start") }
     }
 
     pub(crate) fn pre(&self) -> &ProxyPre<GuestState> {

@@ -41,6 +41,9 @@ pub struct Config {
     pub resident_bytes_max: u64,
     /// Bytes for models on the GPU. 0 sets no limit.
     pub cuda_bytes_max: u64,
+    /// Bytes that models which are kept loaded for their deployments (`scale.min_warm`) may take on each device, attention
+    /// state of generation at its bound included. 0 keeps none.
+    pub pinned_bytes_max: u64,
     /// A load that has not begun after this is refused, be it for want of room or behind others.
     pub load_wait_ms_max: u64,
     /// Callers that wait for models to be loaded, on each device; one more is refused.
@@ -79,6 +82,7 @@ impl Default for Config {
             sessions_max: 256,
             resident_bytes_max: 0,
             cuda_bytes_max: 0,
+            pinned_bytes_max: 0,
             load_wait_ms_max: 15_000,
             loads_waiting_max: 4096,
             output_bytes_max: 1 << 30,
@@ -180,6 +184,13 @@ impl Config {
         if self.resident_bytes_max != 0 && self.resident_bytes_max < RESIDENT_BYTES_LEAST {
             problems.push(format!("inference.resident_bytes_max must be 0 or at least {RESIDENT_BYTES_LEAST}"));
         }
+        if self.pinned_bytes_max > self.resident_bytes() {
+            problems.push(format!(
+                "inference.pinned_bytes_max = {} must be at most what models may take here at all, {} (inference.resident_bytes_max)",
+                self.pinned_bytes_max,
+                self.resident_bytes()
+            ));
+        }
         if self.loads_waiting_max == 0 {
             problems.push("inference.loads_waiting_max must be at least 1".to_owned());
         }
@@ -228,6 +239,9 @@ mod tests {
     fn limits_of_memory() {
         let config = Config { resident_bytes_max: 1000, loads_waiting_max: 0, ..Config::default() };
         assert_eq!(config.validate().expect_err("two values are wrong").len(), 2);
+        let config = Config { resident_bytes_max: 100 << 20, pinned_bytes_max: 101 << 20, ..Config::default() };
+        let problems = config.validate().expect_err("more is to be kept than there may be");
+        assert!(problems.len() == 1 && problems[0].starts_with("inference.pinned_bytes_max "), "{problems:?}");
         let config = Config { resident_bytes_max: 100 << 20, ..Config::default() };
         assert_eq!((config.resident_bytes(), config.generation_kv_bytes()), (100 << 20, 50 << 20));
         assert!(Config::default().resident_bytes() > 0);

@@ -62,6 +62,48 @@ pub enum InputError {
     Tensor(#[from] TensorError),
 }
 
+/// Models cannot be kept loaded.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum KeepError {
+    /// The operator set no memory aside for that.
+    #[error(
+        "this host keeps no models loaded (inference.pinned_bytes_max = 0): ask its operator to set memory aside for that, or deploy without scale.min_warm"
+    )]
+    Never,
+    /// More would be kept than may be.
+    #[error(
+        "to keep its models loaded takes about {} MiB more, and of the {} MiB that may be kept on this host (inference.pinned_bytes_max) {} MiB are taken: ask its operator for more, or deploy without scale.min_warm",
+        mib(*needs), mib(*limit), mib(*kept)
+    )]
+    NoRoom {
+        /// Bytes that nobody keeps yet, as predicted.
+        needs: u64,
+        /// Bytes that others keep.
+        kept: u64,
+        /// `pinned_bytes_max`.
+        limit: u64,
+    },
+    /// More sessions would be kept than half of those that there may be.
+    #[error(
+        "at most {limit} models may be kept loaded, half of inference.sessions_max = {sessions_max}: deploy without scale.min_warm"
+    )]
+    Sessions {
+        /// The most.
+        limit: usize,
+        /// `sessions_max`.
+        sessions_max: u32,
+    },
+    /// As many deployments keep models as may.
+    #[error("{limit} deployments keep their models loaded already: deploy without scale.min_warm")]
+    TooMany {
+        /// The most.
+        limit: usize,
+    },
+    /// One of them cannot be loaded at all.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
 /// A session could not be had.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoadError {

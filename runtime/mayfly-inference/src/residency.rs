@@ -3,6 +3,7 @@
 //! One lock over a small map, held for moments and never while anything loads, runs or is dropped. Whatever happens is
 //! told to the decisions of its device, and then [`Residents::settle`] does what they say.
 
+mod kept;
 mod memory;
 mod need;
 mod report;
@@ -22,6 +23,7 @@ use mayfly_scheduler::residency::{Fit, Need, Refused, SessionId, Settings, Waite
 use mayfly_types::Digest;
 use tokio::sync::oneshot;
 
+pub use self::kept::{Keep, Reservation, Uses};
 pub(crate) use self::memory::models_bytes;
 pub(crate) use self::need::Weights;
 use self::need::{File, predict};
@@ -46,6 +48,9 @@ pub(crate) struct Residents {
     leaving: Mutex<Vec<Arc<Executor>>>,
     options: Options,
     engine_limits: EngineLimits,
+    /// Bytes that may be kept loaded on each device, and sessions that there may be.
+    pinned_max: u64,
+    sessions_max: u32,
     /// The next sequence's number: engines of one package that follow each other have no two alike.
     sequences: AtomicU64,
     /// Of the decisions' clock.
@@ -84,6 +89,8 @@ impl Residents {
             leaving: Mutex::default(),
             options,
             engine_limits: EngineLimits::new(config),
+            pinned_max: config.pinned_bytes_max,
+            sessions_max: config.sessions_max,
             sequences: AtomicU64::new(0),
             start: Instant::now(),
             load_wait: Duration::from_millis(config.load_wait_ms_max),
@@ -115,6 +122,12 @@ impl Residents {
         if let Some(held) = self.ready::<Executor>(key)? {
             return Ok(Claim::Ready(held));
         }
+        let (wanted, start) = self.to_run(model);
+        self.claim_or(key, &wanted, deadline, start)
+    }
+
+    /// A session of `model` for runs: what it takes and how it begins.
+    fn to_run(&self, model: Model) -> (Wanted, impl FnOnce(Ready<Executor>, Gone<Executor>) -> Start + use<>) {
         let (file, weights) = match self.options.wakes_plain(&model) {
             true => (File::Unpacked, model.weights),
             false => self.file(&model),
@@ -122,7 +135,7 @@ impl Residents {
         let options = self.options.clone();
         let start =
             |ready, gone| -> Start { Box::new(|| session::start(model, options, Source::Soonest, ready, gone)) };
-        self.claim_or(key, Wanted { file, weights, kv_bytes: 0 }, deadline, start)
+        (Wanted { file, weights, kv_bytes: 0 }, start)
     }
 
     /// As [`Self::claim`], for the engine of a decoder.
@@ -140,13 +153,27 @@ impl Residents {
             return Ok(Claim::Ready(held));
         }
         generation::check_device(model.device)?;
-        let (file, weights) = self.file(&model);
+        let (wanted, start) = self.to_generate(model, decoder);
+        self.claim_or(key, &wanted, deadline, start)
+    }
+
+    /// As [`Self::to_run`], for an engine.
+    fn to_generate(
+        &self,
+        model: Model,
+        decoder: &DecoderInfo,
+    ) -> (Wanted, impl FnOnce(Ready<Engine>, Gone<Engine>) -> Start + use<>) {
+        let wanted = self.wanted_to_generate(&model, decoder);
         let (options, limits, decoder) = (self.options.clone(), self.engine_limits, decoder.clone());
-        let kv_bytes = limits.kv_bytes(&decoder);
-        let start = |ready, gone| -> Start {
+        let start = move |ready, gone| -> Start {
             Box::new(move || generation::start(model, decoder, options, limits, ready, gone))
         };
-        self.claim_or(key, Wanted { file, weights, kv_bytes }, deadline, start)
+        (wanted, start)
+    }
+
+    fn wanted_to_generate(&self, model: &Model, decoder: &DecoderInfo) -> Wanted {
+        let (file, weights) = self.file(model);
+        Wanted { file, weights, kv_bytes: self.engine_limits.kv_bytes(decoder) }
     }
 
     /// What is loaded and takes work: the way of every run, so it does nothing else.
@@ -194,7 +221,7 @@ impl Residents {
     fn claim_or<T: Held>(
         self: &Arc<Self>,
         key: Key,
-        wanted: Wanted,
+        wanted: &Wanted,
         deadline: Instant,
         start: impl FnOnce(Ready<T>, Gone<T>) -> Start,
     ) -> Result<Claim<T>, LoadError> {
@@ -222,16 +249,10 @@ impl Residents {
                     slots.leaves(id);
                 }
                 let id = SessionId(slots.number());
-                let need = self.need(&mut slots, key, &wanted);
+                let need = self.need(&mut slots, key, wanted);
                 slots.observe(device, now);
                 let fit = slots.device(device).ask(now, id, need, waiter, until).map_err(refused)?;
-                let (residents, also, file) = (Arc::downgrade(self), Arc::downgrade(self), wanted.file);
-                let ready = move |result| Self::loaded(&residents, id, file, result);
-                let gone = move |held: &Arc<T>| Self::gone(&also, id, held);
-                let start = Some(start(Box::new(ready), Box::new(gone)));
-                let place = Place { key, kind: T::KIND, start, kv_bytes: wanted.kv_bytes, mapped: need.mapped };
-                slots.places.insert(id, place);
-                T::among(&mut slots).insert(key, Slot::Coming { id, waiters: Vec::new() });
+                self.add(&mut slots, id, key, wanted, need, start);
                 fit
             }
         };
@@ -246,6 +267,25 @@ impl Residents {
         }
         let seat = Seat { residents: Arc::downgrade(self), device, waiter };
         Ok(Claim::Coming(Coming { answer, fit, _seat: seat }))
+    }
+
+    /// Notes a session that the decisions have been asked for.
+    fn add<T: Held>(
+        self: &Arc<Self>,
+        slots: &mut Slots,
+        id: SessionId,
+        key: Key,
+        wanted: &Wanted,
+        need: Need,
+        start: impl FnOnce(Ready<T>, Gone<T>) -> Start,
+    ) {
+        let (residents, also, file) = (Arc::downgrade(self), Arc::downgrade(self), wanted.file);
+        let ready = move |result| Self::loaded(&residents, id, file, result);
+        let gone = move |held: &Arc<T>| Self::gone(&also, id, held);
+        let start = Some(start(Box::new(ready), Box::new(gone)));
+        let place = Place { key, kind: T::KIND, start, kv_bytes: wanted.kv_bytes, mapped: need.mapped };
+        slots.places.insert(id, place);
+        T::among(slots).insert(key, Slot::coming(id));
     }
 
     /// Who waited does so no more.
@@ -276,6 +316,7 @@ impl Residents {
         let mut slots = residents.lock();
         let key = slots.places.get(&id).map(|place| place.key);
         let Some(key) = key else { return };
+        slots.note_load(key, T::KIND, result.is_ok());
         let answered = match &result {
             Ok(held) => {
                 residents.loads.fetch_add(1, Ordering::Relaxed);
@@ -319,8 +360,13 @@ impl Residents {
             residents.settle(&mut slots, key.1);
         }
         residents.leaving().retain(|other| !std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(held)));
+        let is_kept = !slots.kept.is_empty();
         drop(slots);
         residents.unloads.fetch_add(1, Ordering::Relaxed);
+        if is_kept {
+            // A run may have panicked in one that is kept.
+            residents.load_kept();
+        }
     }
 
     fn leaving(&self) -> MutexGuard<'_, Vec<Arc<Executor>>> {

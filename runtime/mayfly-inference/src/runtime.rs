@@ -19,7 +19,7 @@ use crate::session::{Done, Executor, Model, Options, Pool, Refused, Request, Tic
 use crate::worker::Workers;
 use crate::{
     Config, Copies, CopySettings, DecoderInfo, Device, EngineLoad, Generation, GenerationError, GenerationRequest,
-    LoadError, Output, Package, Prepared, Prompt, PromptError, Residency, RunError, StartError, WorkerError,
+    Keep, KeepError, LoadError, Output, Package, Prepared, Prompt, PromptError, Reservation, Residency, RunError, StartError, Uses, WorkerError,
     WorkerSettings, WorkersState, library,
 };
 
@@ -263,12 +263,35 @@ impl Inference {
         }
     }
 
-    /// Whether the package could be loaded on `device` now, its engine too if it generates. Nothing is loaded for the answer.
+    /// Sets room aside for `keeper` (a deployment, say) to keep `models` loaded instead of what it keeps now.
+    ///
+    /// # Errors
+    /// [`KeepError`], and nothing is set aside.
+    pub fn reserve(&self, keeper: u128, models: Vec<Keep>) -> Result<Reservation, KeepError> {
+        self.0.residents.reserve(keeper, models)
+    }
+
+    /// Keeps `models` loaded for `keeper` instead of what it kept before; nothing, without any. They are loaded in the
+    /// background, and again whenever one has gone. Does not block.
+    ///
+    /// # Errors
+    /// [`KeepError`], and nothing is kept for it any more.
+    pub fn keep(&self, keeper: u128, models: Vec<Keep>) -> Result<(), KeepError> {
+        self.0.residents.keep(keeper, models)
+    }
+
+    /// Whether the package is kept loaded on this device by anybody.
+    pub fn is_kept(&self, digest: mayfly_types::Digest, device: Device) -> bool {
+        self.0.residents.is_kept((digest, device))
+    }
+
+    /// Whether what `uses` needs of the package could be loaded on `device` now. Nothing is loaded for the answer.
     ///
     /// # Errors
     /// [`LoadError::NeverFits`] if it is more than this host keeps in memory, or [`LoadError::NoDevice`].
-    pub fn fit(&self, package: &Package, device: Device) -> Result<Fit, LoadError> {
-        self.fit_model(&package.model(device), package.info().decoder.as_ref())
+    pub fn fit(&self, package: &Package, device: Device, uses: Uses) -> Result<Fit, LoadError> {
+        let decoder = package.info().decoder.as_ref().filter(|_| uses.generates);
+        self.fit_model(&package.model(device), decoder)
     }
 
     pub(crate) fn fit_model(&self, model: &Model, decoder: Option<&DecoderInfo>) -> Result<Fit, LoadError> {

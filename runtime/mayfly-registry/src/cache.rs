@@ -128,6 +128,11 @@ impl Directory {
         self.0.follower.refresh().await
     }
 
+    /// Everything the store said up to this version is known here.
+    pub(crate) fn version(&self) -> i64 {
+        self.0.follower.version()
+    }
+
     /// What is cached now.
     pub fn stats(&self) -> DirectoryStats {
         let Inner { keys, projects, deployments, packages, .. } = &*self.0;

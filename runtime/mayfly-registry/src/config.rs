@@ -27,6 +27,9 @@ pub struct Config {
     /// Bytes of an uploaded component: the host's limit, set where the two are put together.
     #[serde(skip)]
     pub component_bytes_max: u64,
+    /// How long unused code stays mapped: the host's setting, as above.
+    #[serde(skip)]
+    pub code_idle_ms: u64,
     /// What becomes of models that tenants bring: a setting of the server's, as above.
     #[serde(skip)]
     pub tenant_models: TenantModels,
@@ -60,6 +63,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             component_bytes_max: 64 << 20,
+            code_idle_ms: 300_000,
             tenant_models: TenantModels::Approve,
             model_bytes_max: 32 << 30,
             model_files_max: 256,

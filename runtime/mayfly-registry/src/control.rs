@@ -8,15 +8,16 @@ mod models;
 mod tenants;
 mod tools;
 mod turns;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use mayfly_host::{CompileError, Host};
-use mayfly_inference::ImportPolicy;
+use mayfly_inference::{ImportPolicy, Inference};
 use mayfly_types::{Digest, FilterSpec, GuestLimits, Name, ProjectId, ScaleSpec};
 use tokio::sync::OnceCell;
 
@@ -28,8 +29,9 @@ use crate::{
 use garbage::Pins;
 pub use keys::KeyRequest;
 use tools::HostTools;
-pub use tools::{Derived, Tools};
+pub use tools::{Derived, Granted, GrantedModel, ToolError, Tools};
 use turns::Turns;
+use warm::Warmth;
 
 /// Where a deploy's handler comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub struct Control {
 #[derive(Debug)]
 struct Shared {
     directory: OnceCell<Directory>,
+    /// What keeps deployments warm, once it has begun.
+    warmth: OnceLock<Warmth>,
     pins: Arc<Pins>,
     compiling: Flights<Digest, Result<(), CompileError>>,
     compiles: Turns,
@@ -92,6 +96,7 @@ impl Shared {
     fn new(config: &Config) -> Self {
         Self {
             directory: OnceCell::new(),
+            warmth: OnceLock::new(),
             pins: Arc::default(),
             compiling: Flights::new(),
             compiles: Turns::new("compiles", config.compiles_running_max, config.compiles_waiting_max),
@@ -106,11 +111,12 @@ impl Control {
         records: Arc<dyn Records>,
         artifacts: Arc<dyn Artifacts>,
         host: Host,
+        inference: Inference,
         builtins: BTreeMap<String, Bytes>,
         policy: ImportPolicy,
         child: PathBuf,
     ) -> Self {
-        Self::with_tools(records, artifacts, Arc::new(HostTools { host, policy, child }), builtins)
+        Self::with_tools(records, artifacts, Arc::new(HostTools { host, inference, policy, child }), builtins)
     }
 
     /// With another way to compile and import than this node's host.

@@ -1,8 +1,9 @@
 //! What can go wrong with records and with the workflows that change them.
 
 use mayfly_host::CompileError;
+use mayfly_inference::KeepError;
 
-use crate::ArtifactError;
+use crate::{ArtifactError, ToolError};
 
 /// The store said no.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -90,6 +91,18 @@ impl From<CompileError> for ControlError {
             CompileError::Refused(text) => Self::Invalid(text),
             CompileError::TooCostly { .. } => Self::Invalid(error.to_string()),
             CompileError::Host { detail } => Self::Host { detail },
+        }
+    }
+}
+
+impl From<ToolError> for ControlError {
+    fn from(error: ToolError) -> Self {
+        match error {
+            ToolError::Fit { .. } | ToolError::Keep(KeepError::Never | KeepError::Load(_)) => {
+                Self::Invalid(error.to_string())
+            }
+            ToolError::Keep(_) => Self::Conflict(error.to_string()),
+            ToolError::Code(_) | ToolError::Package { .. } => Self::Host { detail: format!("{error} ({error:?})") },
         }
     }
 }

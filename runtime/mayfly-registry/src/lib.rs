@@ -26,7 +26,9 @@ pub use artifacts::{ArtifactError, Artifacts};
 pub use audit::{AuditQuery, AuditRow};
 pub use cache::{Directory, DirectoryStats, Resolved};
 pub use config::{Config, REVOCATION_BOUND_MS, TenantModels};
-pub use control::{Control, DeployRequest, Deployed, Derived, HandlerSource, KeyRequest, Tools};
+pub use control::{
+    Control, DeployRequest, Deployed, Derived, Granted, GrantedModel, HandlerSource, KeyRequest, ToolError, Tools,
+};
 pub use error::{ControlError, RecordsError};
 pub use key::{KeyScope, SecretKey, hash_secret};
 pub use manifest::{Build, Manifest, ManifestError, ModelEntry, ModelTable};

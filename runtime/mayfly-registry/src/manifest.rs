@@ -104,7 +104,7 @@ pub struct Manifest {
     /// caller whether another one has sent the same prompt.
     #[serde(default)]
     pub share_prefixes: bool,
-    /// How many calls run at once, and how many wait.
+    /// How many calls run at once, how many wait, and what is kept warm.
     #[serde(default, skip_serializing_if = "ScaleSpec::is_empty")]
     pub scale: ScaleSpec,
     /// How to build it.
@@ -180,6 +180,7 @@ mod tests {
             block = ["hunter2", "Grüße"]
             [scale]
             reuse = 100
+            min_warm = 1
             concurrency_max = 4
             queue_max = 8
             [build]
@@ -190,7 +191,13 @@ mod tests {
         assert_eq!((manifest.filter.block.len(), manifest.share_prefixes), (2, true));
         assert_eq!(
             manifest.scale,
-            ScaleSpec { concurrency_max: Some(4), queue_max: Some(8), reuse: Some(100), instance_idle_ms: None }
+            ScaleSpec {
+                concurrency_max: Some(4),
+                queue_max: Some(8),
+                reuse: Some(100),
+                instance_idle_ms: None,
+                min_warm: Some(1),
+            }
         );
         assert_eq!(manifest.models["encoder"].table().device, Device::Cpu);
         let ranker = manifest.models["ranker"].table();

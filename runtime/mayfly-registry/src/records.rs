@@ -105,6 +105,8 @@ pub trait Records: Send + Sync + std::fmt::Debug {
         limit: u32,
     ) -> Result<Vec<Deployment>, RecordsError>;
     async fn deployment_count(&self) -> Result<u64, RecordsError>;
+    /// Deployments whose active revision asks to be kept warm, in the order they were made.
+    async fn warm_deployments(&self) -> Result<Vec<DeploymentId>, RecordsError>;
     /// Makes an earlier revision active.
     async fn activate(&self, deployment: DeploymentId, revision: RevisionId, at: i64) -> Result<(), RecordsError>;
     async fn delete_deployment(&self, id: DeploymentId, at: i64) -> Result<(), RecordsError>;

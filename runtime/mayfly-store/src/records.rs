@@ -158,6 +158,9 @@ impl Records for SqliteRecords {
         let after = after.unwrap_or_default().to_owned();
         read!(self, deployments::page(project, &after, limit))
     }
+    async fn warm_deployments(&self) -> Answer<Vec<DeploymentId>> {
+        read!(self, deployments::warm())
+    }
     async fn deployment_count(&self) -> Answer<u64> {
         read!(self, deployments::count())
     }

@@ -1,4 +1,4 @@
-//! How many calls of one revision run at once, how many wait, and what becomes of their instances.
+//! How many calls of one revision run at once, how many wait, what becomes of their instances, and what is kept warm.
 
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ const QUEUE_MAX: u32 = 1_000_000;
 const REUSE_MAX: u32 = 1_000_000;
 /// The longest that any revision may let an instance wait for its next request: an hour; the host may allow less.
 const INSTANCE_IDLE_MS_MAX: u32 = 3_600_000;
+/// Code and models are kept, or they are not: an instance takes microseconds to make, so none is kept.
+const MIN_WARM_MAX: u32 = 1;
 /// As long as a burst pauses.
 const INSTANCE_IDLE_MS: u32 = 10_000;
 
@@ -36,6 +38,10 @@ pub struct ScaleSpec {
     /// How long an instance waits for its next request before it goes; 10 s without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_idle_ms: Option<u32>,
+    /// 1 keeps its code mapped and its models loaded while it is the active revision, and the engine of what it generates
+    /// with, within what the host sets aside for that (`inference.pinned_bytes_max`). 0, as without it, keeps nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_warm: Option<u32>,
 }
 
 impl ScaleSpec {
@@ -49,6 +55,11 @@ impl ScaleSpec {
         let requests = self.reuse.filter(|requests| *requests > 1)?;
         let idle = self.instance_idle_ms.unwrap_or(INSTANCE_IDLE_MS);
         Some((requests, Duration::from_millis(idle.into())))
+    }
+
+    /// Whether code and models are kept while nobody calls.
+    pub fn is_warm(&self) -> bool {
+        self.min_warm.is_some_and(|warm| warm > 0)
     }
 
     /// All values that are out of range, at once.
@@ -65,6 +76,7 @@ impl ScaleSpec {
             check("scale.queue_max", self.queue_max, 0, QUEUE_MAX),
             check("scale.reuse", self.reuse, 1, REUSE_MAX),
             check("scale.instance_idle_ms", self.instance_idle_ms, 1, INSTANCE_IDLE_MS_MAX),
+            check("scale.min_warm", self.min_warm, 0, MIN_WARM_MAX),
         ]
         .into_iter()
         .flatten()
@@ -91,10 +103,14 @@ mod tests {
             queue_max: Some(1_000_001),
             reuse: Some(0),
             instance_idle_ms: Some(0),
+            min_warm: Some(2),
         };
         let errors = scale.validate().expect_err("all are out of range");
         let names: Vec<_> = errors.iter().map(|e| e.name).collect();
-        assert_eq!(names, ["scale.concurrency_max", "scale.queue_max", "scale.reuse", "scale.instance_idle_ms"]);
+        assert_eq!(
+            names,
+            ["scale.concurrency_max", "scale.queue_max", "scale.reuse", "scale.instance_idle_ms", "scale.min_warm"]
+        );
         assert!(ScaleSpec { queue_max: Some(0), ..ScaleSpec::default() }.validate().is_ok(), "nobody waits");
     }
 
@@ -104,6 +120,12 @@ mod tests {
         assert_eq!((reuse(None, Some(5)), reuse(Some(1), None)), (None, None));
         assert_eq!(reuse(Some(7), None), Some((7, Duration::from_secs(10))));
         assert_eq!(reuse(Some(7), Some(50)), Some((7, Duration::from_millis(50))));
+    }
+
+    #[test]
+    fn cold_unless_asked_for() {
+        let warm = |min_warm| ScaleSpec { min_warm, ..ScaleSpec::default() }.is_warm();
+        assert_eq!([warm(None), warm(Some(0)), warm(Some(1))], [false, false, true]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use mayfly_api::OnnxRuntime;
 use mayfly_calls::{CallParts, Calls, Observer, Recompile};
 use mayfly_gateway::{Gateway, NodeInfo, Parts, ServeError};
 use mayfly_host::{Host, PoolSize};
-use mayfly_inference::{Copies, CopySettings, ImportPolicy, Inference, WorkerSettings};
+use mayfly_inference::{CopySettings, ImportPolicy, Inference, WorkerSettings};
 use mayfly_ledger::{JournalError, PriceBook};
 use mayfly_registry::{Control, SecretKey, TenantModels};
 use mayfly_store::Store;
@@ -89,10 +89,11 @@ impl Server {
         }
         let inference = Inference::start_with(config.inference.clone(), Some(copies), workers)?;
         let host = Host::start(config.host.clone(), store.code_folder().to_owned(), child.clone(), store.key_values())?;
-        let control = control(&config, &store, host.clone(), inference.copies().cloned(), &child);
+        let control = control(&config, &store, host.clone(), inference.clone(), &child);
         let directory = control.directory().await?;
         control.sweep().await?;
         let admin_key = control.bootstrap().await?;
+        control.keep_warm().await?;
 
         let exporter = Exporter::start(&config.telemetry, &spans_of(&config))?;
         let recompile = Arc::new(Recompiler(control.clone()));
@@ -148,22 +149,24 @@ impl Server {
     }
 }
 
-fn control(config: &Config, store: &Store, host: Host, copies: Option<Copies>, child: &Path) -> Control {
+fn control(config: &Config, store: &Store, host: Host, inference: Inference, child: &Path) -> Control {
     let policy = ImportPolicy {
         package_bytes_max: config.registry.model_bytes_max,
         files_max: config.registry.model_files_max as usize,
         probe_timeout: Duration::from_secs(config.models.probe_seconds_max),
         probe_bytes_max: config.models.probe_bytes_max,
         ort_dylib: config.inference.ort_dylib.clone(),
-        copies,
+        copies: inference.copies().cloned(),
         ..ImportPolicy::default()
     };
     let settings = mayfly_registry::Config {
         component_bytes_max: config.host.component_bytes_max,
+        code_idle_ms: config.host.code_idle_ms,
         tenant_models: config.models.tenant_models,
         ..config.registry.clone()
     };
-    Control::new(store.records(), store.artifacts(), host, builtins::components(), policy, child.to_owned())
+    let builtins = builtins::components();
+    Control::new(store.records(), store.artifacts(), host, inference, builtins, policy, child.to_owned())
         .configure(settings)
 }
 

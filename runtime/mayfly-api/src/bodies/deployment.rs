@@ -94,7 +94,7 @@ pub struct NewDeployment {
     /// unless asked for; then each key goes on from its own prompts only. Never reaches beyond the deployment.
     #[serde(default)]
     pub share_prefixes: bool,
-    /// How many calls run at once, how many wait for a place, and how many an instance answers.
+    /// How many calls run at once, how many wait for a place, how many an instance answers, and what is kept warm.
     #[serde(default)]
     #[schema(schema_with = scale)]
     pub scale: ScaleSpec,
@@ -122,11 +122,14 @@ fn scale() -> RefOr<Schema> {
                  or with 1, each gets a fresh one. With more, what a request leaves in the guest's memory is there for the \
                  next one, whoever sends it; everything else dies with its request";
     let idle = "How long an instance waits for its next request before it goes; 10000 without it";
+    let warm = "1 keeps its code mapped and its models loaded while this is the active revision, and the engine of what it \
+                generates with, within what the host sets aside for that (inference.pinned_bytes_max). 0 without it";
     ObjectBuilder::new()
         .property("concurrency_max", number(1, 1_000_000, running))
         .property("queue_max", number(0, 1_000_000, waiting))
         .property("reuse", number(1, 1_000_000, reuse))
         .property("instance_idle_ms", number(1, 3_600_000, idle))
+        .property("min_warm", number(0, 1, warm))
         .into()
 }
 
@@ -174,6 +177,9 @@ pub struct ModelStatus {
     pub alias: String,
     /// Whether a session of it is loaded on this node.
     pub loaded: bool,
+    /// Whether it is kept loaded here though nobody calls (scale.min_warm of this deployment or of another).
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// One deployment on this node, now.

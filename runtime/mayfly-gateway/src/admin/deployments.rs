@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use http::StatusCode;
 use mayfly_api as api;
 use mayfly_api::{Deployed, DeploymentSummary, NewDeployment, Page, Rollback, Timestamp};
-use mayfly_calls::{DeploymentStatus, Tier};
+use mayfly_calls::{DeploymentStatus, ModelStatus, Tier};
 use mayfly_registry::{Deployment, HandlerSource, ModelEntry, ModelTable, Project, Revision, actor};
 use mayfly_types::Name;
 
@@ -234,8 +234,13 @@ fn status(status: DeploymentStatus) -> api::DeploymentStatus {
         tier: tier(status.tier),
         calls: status.calls,
         code_mapped: status.code_mapped,
-        models: status.models_loaded.into_iter().map(|(alias, loaded)| api::ModelStatus { alias, loaded }).collect(),
+        models: status.models.into_iter().map(model_status).collect(),
     }
+}
+
+fn model_status(model: ModelStatus) -> api::ModelStatus {
+    let ModelStatus { alias, loaded, kept } = model;
+    api::ModelStatus { alias, loaded, kept }
 }
 
 pub(crate) fn tier(tier: Tier) -> api::Tier {
@@ -258,11 +263,11 @@ mod tests {
             "models": {"encoder": "minilm", "other": {"model": "big", "device": "cuda", "all_positions": true}},
             "config": {"k": "v"}, "limits": {"deadline_ms_max": 1000},
             "filter": {"block": ["hunter2"]}, "share_prefixes": true,
-            "scale": {"concurrency_max": 4, "queue_max": 0}}"#;
+            "scale": {"concurrency_max": 4, "queue_max": 0, "min_warm": 1}}"#;
         let new: NewDeployment = serde_json::from_str(body).unwrap();
         assert_eq!(new.limits.deadline_ms_max, 1000);
         assert_eq!((&*new.filter.block, new.share_prefixes), (&["hunter2".to_owned()][..], true));
-        assert_eq!((new.scale.concurrency_max, new.scale.queue_max), (Some(4), Some(0)));
+        assert_eq!((new.scale.concurrency_max, new.scale.queue_max, new.scale.is_warm()), (Some(4), Some(0), true));
         let grants = grants(new.models).unwrap();
         assert_eq!(grants.len(), 2);
         assert!(

@@ -14,6 +14,8 @@ pub(super) fn residency(page: &mut Page, devices: &[DeviceResidency]) {
     let help = "What counts against the budget for models: measured at loads, attention state at its bound.";
     family("mayfly_model_budget_used_bytes", "gauge", help, |device| device.bytes);
     family("mayfly_model_budget_bytes", "gauge", "The budget for models.", |device| device.bytes_max);
+    let help = "Of what counts against the budget, models that are kept loaded.";
+    family("mayfly_model_pinned_bytes", "gauge", help, |device| device.pinned_bytes);
     let help = "Files that sessions map; shared, and no part of the budget.";
     family("mayfly_model_mapped_bytes", "gauge", help, |device| device.mapped_bytes);
     let help = "Loads that have not begun, for want of room or behind others.";
@@ -38,6 +40,7 @@ pub(super) mod tests {
             device: Device::Cpu,
             bytes: 10,
             mapped_bytes: 400,
+            pinned_bytes: 4,
             bytes_max: 100,
             loads_queued: 2,
             waiting: 3,
@@ -54,6 +57,7 @@ pub(super) mod tests {
         for (name, value) in [
             ("budget_used_bytes", 10),
             ("budget_bytes", 100),
+            ("pinned_bytes", 4),
             ("mapped_bytes", 400),
             ("loads_queued", 2),
             ("load_waiters", 3),

@@ -60,6 +60,8 @@ pub struct DeviceResidency {
     pub bytes: u64,
     /// Bytes of files that sessions map. Shared, and taken back by the system when it needs them; each session of a model counts its own.
     pub mapped_bytes: u64,
+    /// Of `bytes`, those of models that are kept loaded.
+    pub pinned_bytes: u64,
     /// The budget.
     pub bytes_max: u64,
     /// Loads that have not begun.
@@ -80,6 +82,7 @@ impl DeviceResidency {
             device,
             bytes: load.bytes.own,
             mapped_bytes: load.bytes.mapped,
+            pinned_bytes: load.pinned,
             bytes_max: load.bytes_max,
             loads_queued: load.queued,
             waiting: load.waiting,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mayfly_scheduler::residency::{Command, Need, SessionId};
 
 use super::need::File;
-use super::slots::{Held, Kind, Slot, Slots};
+use super::slots::{Held, Kind, Place, Slot, Slots};
 use super::{LOOK_BLOCKED, Residents, refused};
 use crate::{Device, LoadError};
 
@@ -14,6 +14,7 @@ impl Residents {
     pub(super) fn settle(&self, slots: &mut Slots, device: Device) -> usize {
         let now = self.now();
         slots.observe(device, now);
+        slots.pin(device);
         let mut closed = 0;
         loop {
             let commands = slots.device(device).next(now);
@@ -42,7 +43,9 @@ impl Residents {
         let mut slots = self.lock();
         let mut closed = 0;
         if force {
-            let ids: Vec<_> = slots.places.keys().copied().collect();
+            let kept = |place: &Place| slots.kept.has(place.key, place.kind);
+            let ids = slots.places.iter().filter(|(_, place)| !kept(place)).map(|(id, _)| *id);
+            let ids: Vec<_> = ids.collect();
             for id in ids {
                 if slots.close(id) {
                     slots.leaves(id);
@@ -59,7 +62,7 @@ impl Residents {
     pub(crate) fn next_look(&self) -> Option<Duration> {
         let now = self.now();
         let slots = self.lock();
-        if slots.places.is_empty() && self.leaving().is_empty() {
+        if slots.places.is_empty() && self.leaving().is_empty() && slots.kept.is_empty() {
             return None;
         }
         let look = slots.devices.values().map(|decisions| {
@@ -80,6 +83,7 @@ impl Slots {
         let Err(error) = start() else { return };
         self.places.remove(&id);
         self.device(key.1).failed(id);
+        self.note_load(key, kind, false);
         match kind {
             Kind::Runs => Self::failed(self.executors.remove(&key), &error),
             Kind::Generates => Self::failed(self.engines.remove(&key), &error),

@@ -10,6 +10,7 @@ use mayfly_types::Digest;
 use tokio::sync::oneshot;
 
 use super::Residents;
+use super::kept::Kept;
 use super::need::Measures;
 use super::wait::Outcome;
 use crate::generation::Engine;
@@ -181,6 +182,7 @@ pub(crate) struct Slots {
     pub(super) places: HashMap<SessionId, Place>,
     pub(super) devices: BTreeMap<Device, Decisions>,
     pub(super) measures: Measures,
+    pub(super) kept: Kept,
     /// The next session's and the next waiter's number.
     next: u64,
 }
@@ -193,6 +195,7 @@ impl Slots {
             places: HashMap::new(),
             devices: devices.into_iter().map(|(device, settings)| (device, Decisions::new(settings))).collect(),
             measures: Measures::default(),
+            kept: Kept::default(),
             next: 0,
         }
     }

@@ -1,5 +1,7 @@
 //! Residency on the real library: a budget, room that has to be made, and many models in turn.
 
+mod kept;
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};

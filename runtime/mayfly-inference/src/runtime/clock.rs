@@ -59,6 +59,9 @@ pub(super) fn start(residents: Weak<Residents>, bell: Bell) -> std::io::Result<(
         while bell.wait(time) {
             let Some(residents) = residents.upgrade() else { return };
             residents.evict_idle(false);
+            if residents.keeps_any() {
+                residents.load_kept();
+            }
             residents.stop_overdue();
             time = residents.next_look().map(|time| time.clamp(LOOK_MIN, LOOK_MAX));
         }

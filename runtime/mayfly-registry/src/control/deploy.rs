@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use mayfly_host::Place;
-use mayfly_types::{Digest, Name, ProjectId};
+use mayfly_types::{DeploymentId, Digest, Name, ProjectId};
 
 use super::garbage::Pin;
 use super::{Control, DeployRequest, Deployed, HandlerSource};
@@ -47,6 +47,15 @@ impl Control {
 
     async fn record(&self, project: &Project, name: &Name, spec: &RevisionSpec) -> Result<Deployed, ControlError> {
         let compiled = self.compile(spec.handler.digest, false).await?;
+        let granted = self.granted(spec, spec.scale.is_warm()).await?;
+        self.tools.fit(&granted).await?;
+        let known = self.records.deployment_named(project.id, name.as_str()).await?;
+        let keeper = known.map_or_else(DeploymentId::new, |deployment| deployment.id);
+        // Nobody else is promised it until it is kept, or the deploy has failed.
+        let _room = match spec.scale.is_warm() {
+            true => self.tools.reserve(keeper, &granted).await?,
+            false => None,
+        };
         let (deployment, revision, changed) =
             self.records.deploy(project.id, name, spec, now()).await.map_err(|error| match error {
                 RecordsError::NotFound("model") => {
@@ -55,6 +64,7 @@ impl Control {
                 other => other.into(),
             })?;
         self.changed().await;
+        self.see_to_warmth(deployment.id).await;
         Ok(Deployed { deployment, revision, changed, compiled })
     }
 
@@ -194,6 +204,7 @@ impl Control {
         self.compile(revision.spec.handler.digest, false).await?;
         self.records.activate(deployment.id, revision.id, now()).await?;
         self.changed().await;
+        self.see_to_warmth(deployment.id).await;
         Ok(revision.clone())
     }
 
@@ -202,6 +213,7 @@ impl Control {
         let revisions = self.records.revisions(deployment.id).await?;
         self.records.delete_deployment(deployment.id, now()).await?;
         self.changed().await;
+        self.see_to_warmth(deployment.id).await;
         let mut digests = std::collections::BTreeSet::new();
         for revision in &revisions {
             digests.insert(revision.spec.handler.digest);

@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use mayfly_host::{CompileError, ComponentInfo, Host};
-use mayfly_inference::{Copies, ImportError, ImportPolicy, Imported};
-use mayfly_types::{DeploymentId, Digest};
+use mayfly_host::{CodeError, CompileError, ComponentInfo, Host};
+use mayfly_inference::{
+    Copies, Device, ImportError, ImportPolicy, Imported, Inference, Keep, KeepError, LoadError, Package, PackageError,
+    Reservation, Uses,
+};
+use mayfly_types::{DeploymentId, Digest, Name};
 
 /// What a node makes of an artifact for itself, kept under the artifact's digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,53 @@ impl Derived {
             Self::Copy => "prepacked copies of models",
         }
     }
+}
+
+/// The handler of a revision and those of its models that run in the server's own process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// The handler's component.
+    pub handler: Digest,
+    /// In no order.
+    pub models: Vec<GrantedModel>,
+}
+
+/// One model of a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantedModel {
+    /// The name it is registered under.
+    pub name: Name,
+    /// Its stored package.
+    pub folder: PathBuf,
+    /// Where it runs.
+    pub device: Device,
+}
+
+/// A revision's models cannot be had or kept on this node.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// The handler's code is not there: compile again.
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    /// A package cannot be read.
+    #[error("model `{model}`: {error}")]
+    Package {
+        /// Its name.
+        model: Name,
+        /// Why.
+        error: PackageError,
+    },
+    /// It never fits on this node.
+    #[error("model `{model}`: {error}")]
+    Fit {
+        /// Its name.
+        model: Name,
+        /// How much is lacking.
+        error: LoadError,
+    },
+    /// The host keeps no more.
+    #[error("scale.min_warm: {0}")]
+    Keep(#[from] KeepError),
 }
 
 /// The heavy work of the workflows.
@@ -51,6 +101,29 @@ pub trait Tools: Send + Sync + std::fmt::Debug {
     async fn remove(&self, derived: Derived, digest: Digest) -> std::io::Result<()>;
     /// The deployment has changed or is gone: what this node keeps of it between calls must go.
     fn changed(&self, deployment: DeploymentId);
+    /// Whether each of these models could ever be loaded on this node, for what the handler does with it.
+    ///
+    /// # Errors
+    /// [`ToolError`].
+    async fn fit(&self, granted: &Granted) -> Result<(), ToolError>;
+    /// Sets room aside for `keeper` to keep these models loaded instead of what it keeps now, until the reservation is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`ToolError`], and nothing is set aside.
+    async fn reserve(&self, keeper: DeploymentId, granted: &Granted) -> Result<Option<Reservation>, ToolError>;
+    /// Keeps these models loaded for `keeper`, instead of what it kept before, and its handler's code mapped for now.
+    ///
+    /// # Errors
+    /// [`ToolError`], and no model is kept for it any more.
+    async fn keep(&self, keeper: DeploymentId, granted: &Granted) -> Result<(), ToolError>;
+    /// Keeps nothing for it any more.
+    fn let_go(&self, keeper: DeploymentId);
+    /// Uses a handler's code, so that it does not idle out.
+    ///
+    /// # Errors
+    /// [`CodeError`].
+    async fn touch(&self, handler: Digest) -> Result<(), CodeError>;
     /// Checks the model at `source` and stores it as `dest/<digest in hexadecimal digits>`. Blocking.
     ///
     /// # Errors
@@ -62,11 +135,39 @@ pub trait Tools: Send + Sync + std::fmt::Debug {
 #[derive(Debug)]
 pub(super) struct HostTools {
     pub(super) host: Host,
+    pub(super) inference: Inference,
     pub(super) policy: ImportPolicy,
     pub(super) child: PathBuf,
 }
 
 impl HostTools {
+    /// The packages, opened off the async threads.
+    async fn open(&self, granted: &Granted) -> Result<Vec<(GrantedModel, Package)>, ToolError> {
+        let models = granted.models.clone();
+        let open = move || {
+            let open = |model: GrantedModel| match Package::open(&model.folder) {
+                Ok(package) => Ok((model, package)),
+                Err(error) => Err(ToolError::Package { model: model.name, error }),
+            };
+            models.into_iter().map(open).collect()
+        };
+        let packages: Result<Vec<_>, _> = tokio::task::spawn_blocking(open)
+            .await
+            .map_err(|error| CodeError::Host { detail: format!("opening packages: {error}") })?;
+        packages
+    }
+
+    /// What the handler uses of models; its code is mapped for that.
+    async fn uses(&self, handler: Digest) -> Result<Uses, CodeError> {
+        let (code, _mapped) = self.host.code(handler).await?;
+        Ok(code.uses())
+    }
+
+    async fn keeps(&self, granted: &Granted) -> Result<Vec<Keep>, ToolError> {
+        let (uses, packages) = (self.uses(granted.handler).await?, self.open(granted).await?);
+        Ok(packages.iter().map(|(model, package)| Keep::new(package, model.device, uses)).collect())
+    }
+
     /// Works on the folder of copies off the async threads; without one there is nothing in it.
     async fn with_copies<T: Default + Send + 'static>(
         &self,
@@ -106,7 +207,51 @@ impl Tools for HostTools {
         self.host.forget_instances(deployment);
     }
 
+    async fn fit(&self, granted: &Granted) -> Result<(), ToolError> {
+        for (model, package) in self.open(granted).await? {
+            // A device that is not there now may be at the next start.
+            let never = |uses| match self.inference.fit(&package, model.device, uses) {
+                Err(error @ LoadError::NeverFits { .. }) => Some(error),
+                Ok(_) | Err(_) => None,
+            };
+            // What a handler does not use of a model need not fit; to know, its code is mapped.
+            if never(Uses::ALL).is_some()
+                && let Some(error) = never(self.uses(granted.handler).await?)
+            {
+                return Err(ToolError::Fit { model: model.name, error });
+            }
+        }
+        Ok(())
+    }
+
+    async fn reserve(&self, keeper: DeploymentId, granted: &Granted) -> Result<Option<Reservation>, ToolError> {
+        let keeps = self.keeps(granted).await?;
+        Ok(Some(self.inference.reserve(number(keeper), keeps)?))
+    }
+
+    async fn keep(&self, keeper: DeploymentId, granted: &Granted) -> Result<(), ToolError> {
+        let keeps = self.keeps(granted).await;
+        if keeps.is_err() {
+            self.let_go(keeper);
+        }
+        Ok(self.inference.keep(number(keeper), keeps?)?)
+    }
+
+    fn let_go(&self, keeper: DeploymentId) {
+        // Nothing can be wrong with keeping nothing.
+        let _ = self.inference.keep(number(keeper), Vec::new());
+    }
+
+    async fn touch(&self, handler: Digest) -> Result<(), CodeError> {
+        self.host.code(handler).await.map(drop)
+    }
+
     fn import(&self, source: &Path, dest: &Path) -> Result<Imported, ImportError> {
         mayfly_inference::import(source, dest, &self.policy, &self.child)
     }
+}
+
+/// The deployment, as one who keeps models.
+fn number(deployment: DeploymentId) -> u128 {
+    u128::from_be_bytes(deployment.to_bytes())
 }

@@ -150,6 +150,12 @@ impl Residency {
         }
     }
 
+    /// Whether a session is kept whatever happens.
+    #[must_use]
+    pub fn is_pinned(&self, id: SessionId) -> bool {
+        self.sessions.0.get(&id).is_some_and(|session| session.pinned)
+    }
+
     /// What a loaded session does. What is not observed is taken to go on as it was.
     pub fn observe(&mut self, id: SessionId, seen: Use) {
         if let Some(Session { phase: Phase::Loaded { does, .. }, .. }) = self.sessions.0.get_mut(&id) {

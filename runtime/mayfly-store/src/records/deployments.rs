@@ -171,6 +171,13 @@ pub(super) fn count(connection: &Connection) -> Result<u64, DbError> {
     u64::try_from(count).map_err(|error| DbError::damaged("count", error))
 }
 
+pub(super) fn warm(connection: &Connection) -> Result<Vec<DeploymentId>, DbError> {
+    let sql = "SELECT deployment.id AS id FROM deployment JOIN revision ON revision.id = deployment.active
+               WHERE deployment.deleted_at IS NULL AND json_extract(revision.spec, '$.scale.min_warm') > 0
+               ORDER BY deployment.created_at, deployment.id";
+    many(connection, sql, [], |row| Ok(DeploymentId::from_bytes(row.get("id")?)))
+}
+
 pub(super) fn activate(
     connection: &Connection,
     by: By,

@@ -30,6 +30,7 @@ const NOT_AUDITED: &[&str] = &[
     "deployment_named",
     "deployments",
     "deployment_count",
+    "warm_deployments",
     "revision",
     "revisions",
     "may_deploy",

@@ -62,6 +62,7 @@ fn spec(handler: &[u8], models: &[&Model]) -> RevisionSpec {
             queue_max: Some(5),
             reuse: Some(9),
             instance_idle_ms: Some(2_000),
+            min_warm: Some(1),
         },
     }
 }
@@ -186,6 +187,10 @@ async fn deployments(records: &dyn Records, ours: &Project, theirs: &Project) {
     assert_eq!(page("", 1).await, ["a"]);
     assert_eq!(page("a", 9).await, ["d"]);
     assert_eq!(records.deployment_count().await.unwrap(), 3);
+    assert_eq!(records.warm_deployments().await.unwrap().len(), 3, "all of these ask for it");
+    let cold = RevisionSpec { scale: ScaleSpec::default(), ..first.clone() };
+    records.deploy(ours.id, &name("a"), &cold, 15).await.unwrap();
+    assert_eq!(records.warm_deployments().await.unwrap(), [deployment.id, other.id], "by the active revision");
 
     // Earlier revisions can be made active, others' cannot.
     records.activate(deployment.id, one.id, 16).await.unwrap();
@@ -209,6 +214,7 @@ async fn deployments(records: &dyn Records, ours: &Project, theirs: &Project) {
     assert!(is_missing(records.delete_deployment(a.id, 20).await));
     assert_eq!(records.deployment(a.id).await.unwrap(), None);
     assert_eq!(records.deployment_count().await.unwrap(), 0);
+    assert!(records.warm_deployments().await.unwrap().is_empty());
     // The name is free again, and numbers begin anew.
     let (fresh, revision, _) = records.deploy(ours.id, &d, &spec(b"one", &[]), 21).await.unwrap();
     assert_eq!((fresh.id == deployment.id, revision.number), (false, 1));

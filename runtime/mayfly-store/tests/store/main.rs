@@ -10,4 +10,5 @@ mod folder;
 mod keys;
 mod keyvalue;
 mod limits;
+mod warm;
 mod world;

@@ -1,16 +1,16 @@
 //! A store in a temporary folder, and compile and import tools that keep count.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use mayfly_host::{CompileError, ComponentInfo};
-use mayfly_inference::{ImportError, Imported, ModelInfo};
+use mayfly_host::{CodeError, CompileError, ComponentInfo};
+use mayfly_inference::{ImportError, Imported, KeepError, ModelInfo, Reservation};
 use mayfly_registry::*;
 use mayfly_store::Store;
 use mayfly_types::*;
@@ -21,6 +21,11 @@ pub(crate) struct CountingTools {
     code: Mutex<HashSet<Digest>>,
     pub(crate) copies: Mutex<HashSet<Digest>>,
     pub(crate) compiles: AtomicU32,
+    /// What is kept, for whom.
+    pub(crate) kept: Mutex<HashMap<DeploymentId, Granted>>,
+    /// The most models of one deployment that are kept.
+    pub(crate) kept_models_max: AtomicUsize,
+    pub(crate) touches: AtomicU32,
 }
 
 impl CountingTools {
@@ -66,6 +71,37 @@ impl Tools for CountingTools {
 
     async fn remove(&self, derived: Derived, digest: Digest) -> std::io::Result<()> {
         self.of(derived).lock().unwrap().remove(&digest);
+        Ok(())
+    }
+
+    async fn fit(&self, _granted: &Granted) -> Result<(), ToolError> {
+        Ok(())
+    }
+
+    async fn reserve(&self, _keeper: DeploymentId, granted: &Granted) -> Result<Option<Reservation>, ToolError> {
+        if granted.models.len() > self.kept_models_max.load(Ordering::SeqCst) {
+            Err(KeepError::Never.into())
+        } else {
+            Ok(None)
+        }
+    }
+
+    async fn keep(&self, keeper: DeploymentId, granted: &Granted) -> Result<(), ToolError> {
+        let done = self.reserve(keeper, granted).await.map(drop);
+        let mut kept = self.kept.lock().unwrap();
+        match done {
+            Ok(()) => drop(kept.insert(keeper, granted.clone())),
+            Err(_) => drop(kept.remove(&keeper)),
+        }
+        done
+    }
+
+    fn let_go(&self, keeper: DeploymentId) {
+        self.kept.lock().unwrap().remove(&keeper);
+    }
+
+    async fn touch(&self, _handler: Digest) -> Result<(), CodeError> {
+        self.touches.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 

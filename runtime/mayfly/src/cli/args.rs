@@ -172,7 +172,8 @@ pub(super) struct Deploy {
     #[arg(long)]
     pub(super) share_prefixes: bool,
     /// How many calls run at once and how many wait (concurrency_max=4, queue_max=8), how many requests one instance
-    /// answers (reuse=100) and how long it waits for the next (instance_idle_ms=10000). Repeatable.
+    /// answers (reuse=100) and how long it waits for the next (instance_idle_ms=10000), whether code and models are kept in
+    /// memory though nobody calls (min_warm=1). Repeatable.
     #[arg(long = "scale", value_name = "NAME=VALUE")]
     pub(super) scale: Vec<String>,
     /// Do not run the manifest's build command.

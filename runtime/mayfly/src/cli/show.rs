@@ -55,7 +55,8 @@ fn describe(deployment: &Deployment) -> String {
         ));
         for model in &status.models {
             let state = if model.loaded { "loaded" } else { "not in memory" };
-            text.push_str(&format!("model      {} {state}\n", model.alias));
+            let kept = if model.kept { ", kept loaded" } else { "" };
+            text.push_str(&format!("model      {} {state}{kept}\n", model.alias));
         }
     }
     if let Some(revision) = &deployment.revision {
