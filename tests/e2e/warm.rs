@@ -125,3 +125,33 @@ async fn the_operator_bounds_it_and_the_refusal_says_how() {
     assert!(detail.contains("inference.pinned_bytes_max") && detail.contains("1 MiB"), "{detail}");
     assert!(server.api(Method::GET, "/projects/default/deployments/chat").send().await.unwrap().status() == 404);
 }
+
+#[tokio::test]
+async fn whether_a_model_fits_is_said_before_anybody_waits() {
+    // Of 12 MiB half is for attention state: the session of this model fits, and its engine does not.
+    let server = Server::start_with(&[("MAYFLY_INFERENCE__RESIDENT_BYTES_MAX", "12582912")]);
+    server.add_model("rows", &tiny_model("rows.onnx"));
+    server.add_model("tiny", &root().join("examples/models/tiny-chat-genai"));
+    let memory = async |name: &str| server.get(&format!("/projects/default/models/{name}")).await["memory"].clone();
+    let rows = memory("rows").await;
+    assert_eq!((rows[0]["device"].as_str(), rows[0]["fit"].as_str()), (Some("cpu"), Some("fits")), "{rows}");
+    assert_eq!(rows[0]["budget_bytes"], 12_582_912);
+    assert!(rows[0]["bytes"].as_u64().is_some_and(|bytes| bytes >= 1 << 19), "{rows}");
+    assert_eq!(memory("tiny").await[0]["fit"], "never_fits", "with its engine");
+    let shown = String::from_utf8(server.cli(&["models", "show", "tiny"]).stdout).unwrap();
+    assert!(shown.contains("on cpu     never fits: takes ") && shown.contains("of 12.0 MiB for all models"), "{shown}");
+
+    let chat = json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny" } });
+    let (status, answer) = server.deploy("chat", chat).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+    let detail = answer["detail"].as_str().unwrap();
+    for part in ["model `tiny`", "12 MiB", "inference.resident_bytes_max"] {
+        assert!(detail.contains(part), "{part}: {detail}");
+    }
+    // A handler that only runs the graph has no engine to fit.
+    server.deploy_guest("runs", "hostile", json!({ "models": { "tiny": "tiny" } })).await;
+
+    let checks = server.cli_json(&["doctor"]);
+    let check = checks.as_array().unwrap().iter().find(|check| check["name"] == "model memory").unwrap();
+    assert!(check["found"].as_str().unwrap().contains(" MiB on the CPU, 60 % of "), "{check}");
+}

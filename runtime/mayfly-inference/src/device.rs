@@ -17,6 +17,9 @@ pub enum Device {
 }
 
 impl Device {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Cpu, Self::Cuda];
+
     /// The text form, as in manifests.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -117,7 +117,7 @@ pub enum LoadError {
     },
     /// It is more than the host keeps in memory at all. Nothing is loaded or evicted for it.
     #[error(
-        "the model needs about {} MiB of memory and this host has {} MiB for models (inference.resident_bytes_max): use a smaller or quantized model, or ask the operator for more",
+        "the model needs about {} MiB of memory and this host has {} MiB for models ({setting}): use a smaller or quantized model, or ask the operator for more",
         mib(*needs), mib(*budget)
     )]
     NeverFits {
@@ -125,6 +125,8 @@ pub enum LoadError {
         needs: u64,
         /// The device's budget.
         budget: u64,
+        /// The name of the setting that says so.
+        setting: &'static str,
     },
     /// It is more than a process of its tenant's own may have. Nothing is loaded or evicted for it.
     #[error(

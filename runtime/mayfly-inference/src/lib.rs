@@ -28,7 +28,8 @@ pub use config::Config;
 pub use copies::{Copies, CopySettings};
 pub use device::Device;
 pub use error::{
-    ImportError, InputError, KeepError, LoadError, PackageError, PromptError, RunError, StartError, TokenizerError, WorkerError,
+    ImportError, InputError, KeepError, LoadError, PackageError, PromptError, RunError, StartError, TokenizerError,
+    WorkerError,
 };
 pub use generation::{
     Chunk, ChunkToken, Constraint, EngineLoad, Finish, Generation, GenerationAccount, GenerationError,
@@ -41,7 +42,7 @@ pub use package::{
     ModelInfo, Package, Role, RunBatching, TensorInfo, import, probe, probe_in_child,
 };
 pub use prepare::{Output, Prepared, RunLimits, Seen};
-pub use residency::{DeviceResidency, Keep, Reservation, Residency, Resident, Uses};
+pub use residency::{DeviceResidency, Keep, ModelMemory, Needs, Reservation, Residency, Resident, Uses};
 pub use runtime::{Caller, Inference, RunStats, RuntimeInfo};
 pub use tensor::{ElementType, Tensor, TensorError};
 pub use tokenizer::{EncodeOptions, Encoding};

@@ -24,10 +24,11 @@ use mayfly_types::Digest;
 use tokio::sync::oneshot;
 
 pub use self::kept::{Keep, Reservation, Uses};
+pub use self::memory::ModelMemory;
 pub(crate) use self::memory::models_bytes;
 pub(crate) use self::need::Weights;
 use self::need::{File, predict};
-pub use self::report::{DeviceResidency, Residency, Resident};
+pub use self::report::{DeviceResidency, Needs, Residency, Resident};
 use self::slots::{Held, Key, Place, Slot, Slots, Start};
 pub(crate) use self::wait::Claim;
 use self::wait::{Coming, Outcome, Seat};
@@ -201,11 +202,12 @@ impl Residents {
         Need { own: need.own.saturating_add(wanted.kv_bytes), ..need }
     }
 
-    /// Whether a session of `model` could be had now, and an engine if it is a decoder. Nothing is loaded for the answer.
+    /// What a session of `model` takes, an engine if it is a decoder, and whether it could be had now. Nothing is loaded for
+    /// the answer.
     ///
     /// # Errors
-    /// [`LoadError::NeverFits`], or [`LoadError::NoDevice`].
-    pub(crate) fn fit(&self, model: &Model, decoder: Option<&DecoderInfo>) -> Result<Fit, LoadError> {
+    /// [`LoadError::NoDevice`].
+    pub(crate) fn needs(&self, model: &Model, decoder: Option<&DecoderInfo>) -> Result<Needs, LoadError> {
         session::check_device(&self.options.library, model.device)?;
         let (file, weights) = self.file(model);
         let decoder = decoder.filter(|_| generation::check_device(model.device).is_ok());
@@ -213,9 +215,23 @@ impl Residents {
         let (key, wanted) = ((model.digest, model.device), Wanted { file, weights, kv_bytes });
         let mut slots = self.lock();
         let need = self.need(&mut slots, key, &wanted);
-        let fit = slots.device(key.1).fit(need);
+        let (fit, budget) = (slots.device(key.1).fit(need), slots.device(key.1).load().bytes_max);
         drop(slots);
-        fit.map_err(refused)
+        let budget = (budget < u64::MAX).then_some(budget);
+        Ok(Needs { device: key.1, bytes: need.own, mapped_bytes: need.mapped, fit: fit.ok(), budget })
+    }
+
+    /// Whether a session of `model` could be had now, and an engine if it is a decoder. Nothing is loaded for the answer.
+    ///
+    /// # Errors
+    /// [`LoadError::NeverFits`], or [`LoadError::NoDevice`].
+    pub(crate) fn fit(&self, model: &Model, decoder: Option<&DecoderInfo>) -> Result<Fit, LoadError> {
+        let needs = self.needs(model, decoder)?;
+        needs.fit.ok_or_else(|| LoadError::NeverFits {
+            needs: needs.bytes.saturating_add(needs.mapped_bytes),
+            budget: needs.budget.unwrap_or(u64::MAX),
+            setting: budget_setting(model.device),
+        })
     }
 
     fn claim_or<T: Held>(
@@ -239,7 +255,7 @@ impl Residents {
             Some(Slot::Ready { held, .. }) if !held.is_closed() => return Ok(Claim::Ready(Arc::clone(held))),
             Some(Slot::Coming { id, .. }) => {
                 let id = *id;
-                slots.device(device).join(id, waiter, until).map_err(refused)?;
+                slots.device(device).join(id, waiter, until).map_err(|why| refused(device, why))?;
                 Fit::Fits
             }
             other => {
@@ -251,7 +267,7 @@ impl Residents {
                 let id = SessionId(slots.number());
                 let need = self.need(&mut slots, key, wanted);
                 slots.observe(device, now);
-                let fit = slots.device(device).ask(now, id, need, waiter, until).map_err(refused)?;
+                let fit = slots.device(device).ask(now, id, need, waiter, until).map_err(|why| refused(device, why))?;
                 self.add(&mut slots, id, key, wanted, need, start);
                 fit
             }
@@ -433,10 +449,18 @@ struct Wanted {
     kv_bytes: u64,
 }
 
+/// The setting with a device's budget for models.
+fn budget_setting(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "inference.resident_bytes_max",
+        Device::Cuda => "inference.cuda_bytes_max",
+    }
+}
+
 /// The decisions' refusal, for people.
-fn refused(why: Refused) -> LoadError {
+fn refused(device: Device, why: Refused) -> LoadError {
     match why {
-        Refused::NeverFits { needs, budget } => LoadError::NeverFits { needs, budget },
+        Refused::NeverFits { needs, budget } => LoadError::NeverFits { needs, budget, setting: budget_setting(device) },
         Refused::NoRoom => LoadError::NoRoom,
         Refused::Full { limit } => LoadError::TooManyWait { limit },
     }

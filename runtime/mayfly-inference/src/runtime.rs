@@ -19,8 +19,8 @@ use crate::session::{Done, Executor, Model, Options, Pool, Refused, Request, Tic
 use crate::worker::Workers;
 use crate::{
     Config, Copies, CopySettings, DecoderInfo, Device, EngineLoad, Generation, GenerationError, GenerationRequest,
-    Keep, KeepError, LoadError, Output, Package, Prepared, Prompt, PromptError, Reservation, Residency, RunError, StartError, Uses, WorkerError,
-    WorkerSettings, WorkersState, library,
+    Keep, KeepError, LoadError, Needs, Output, Package, Prepared, Prompt, PromptError, Reservation, Residency,
+    RunError, StartError, Uses, WorkerError, WorkerSettings, WorkersState, library,
 };
 
 /// What `mayfly doctor` and `/api/v1/node` show of the library.
@@ -32,6 +32,13 @@ pub struct RuntimeInfo {
     pub dylib: std::path::PathBuf,
     /// Providers compiled into it.
     pub providers: Vec<String>,
+}
+
+impl RuntimeInfo {
+    /// Whether it knows GPUs.
+    pub fn has_cuda(&self) -> bool {
+        self.providers.iter().any(|provider| provider.contains("CUDA"))
+    }
 }
 
 /// Where the time of a run went.
@@ -298,7 +305,15 @@ impl Inference {
         self.0.residents.fit(model, decoder)
     }
 
-    /// Loads without running (`min_warm`, tests).
+    /// What loading the package takes on each device that there is, its engine included if it generates, and whether it could
+    /// be had now. Nothing is loaded for the answer.
+    pub fn needs(&self, package: &Package) -> Vec<Needs> {
+        let decoder = package.info().decoder.as_ref();
+        let of = |device| self.0.residents.needs(&package.model(device), decoder).ok();
+        Device::ALL.into_iter().filter_map(of).collect()
+    }
+
+    /// Loads without running (for tests).
     ///
     /// # Errors
     /// [`LoadError`].
@@ -332,7 +347,7 @@ impl Inference {
         self.0.residents.claim_engine(model, decoder, deadline)?.loaded(deadline).await
     }
 
-    /// Loads the engine of a decoder without generating (`min_warm`, tests).
+    /// Loads the engine of a decoder without generating (for tests).
     ///
     /// # Errors
     /// [`GenerationError::NotADecoder`] or [`GenerationError::Load`].

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use mayfly_host::PoolSize;
-use mayfly_inference::Inference;
+use mayfly_inference::{Inference, ModelMemory};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -41,11 +41,12 @@ impl Check {
 
 /// Looks at everything. Opens ONNX Runtime, changes nothing.
 pub fn examine(config: &Config) -> Vec<Check> {
-    let mut checks = library(config);
+    let (mut checks, has_cuda) = library(config);
     checks.push(map_count());
     checks.push(instances(config));
     checks.push(open_files());
     checks.push(memory());
+    checks.push(model_memory(config, has_cuda));
     checks.push(data_folder(config));
     checks.push(sandbox(config));
     checks
@@ -66,13 +67,14 @@ fn sandbox(config: &Config) -> Check {
     Check::new(NAME, verdict, missing.join("; "), mend)
 }
 
-fn library(config: &Config) -> Vec<Check> {
+/// And whether it knows GPUs.
+fn library(config: &Config) -> (Vec<Check>, bool) {
     match Inference::start(config.inference.clone()) {
         Ok(inference) => {
             let info = inference.info();
             let providers = info.providers.join(", ");
-            let cuda = info.providers.iter().any(|provider| provider.contains("CUDA"));
-            vec![
+            let cuda = info.has_cuda();
+            let checks = vec![
                 Check::new("onnx runtime", Verdict::Good, format!("{} at {}", info.version, info.dylib.display()), ""),
                 Check::new(
                     "execution providers",
@@ -84,14 +86,13 @@ fn library(config: &Config) -> Vec<Check> {
                         "models run on the CPU; for `cuda` set MAYFLY_ORT_DYLIB to a CUDA build of the library"
                     },
                 ),
-            ]
+            ];
+            (checks, cuda)
         }
-        Err(error) => vec![Check::new(
-            "onnx runtime",
-            Verdict::Bad,
-            error.to_string(),
-            "run runtime/setup.sh, or set MAYFLY_ORT_DYLIB to libonnxruntime.so 1.31.x",
-        )],
+        Err(error) => {
+            let mend = "run runtime/setup.sh, or set MAYFLY_ORT_DYLIB to libonnxruntime.so 1.31.x";
+            (vec![Check::new("onnx runtime", Verdict::Bad, error.to_string(), mend)], false)
+        }
     }
 }
 
@@ -151,6 +152,15 @@ fn memory() -> Check {
         Some(kib) => Check::new(NAME, Verdict::Good, format!("{} MiB free", kib >> 10), ""),
         None => Check::new(NAME, Verdict::Warn, "could not be read", "needs Linux with /proc mounted"),
     }
+}
+
+fn model_memory(config: &Config, has_cuda: bool) -> Check {
+    let memory = ModelMemory::of(&config.inference, has_cuda);
+    let (verdict, mend) = match memory.is_too_much() {
+        true => (Verdict::Warn, "less for inference.resident_bytes_max: the process has not that much in all"),
+        false => (Verdict::Good, ""),
+    };
+    Check::new("model memory", verdict, memory.to_string(), mend)
 }
 
 fn data_folder(config: &Config) -> Check {

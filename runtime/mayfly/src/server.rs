@@ -11,7 +11,7 @@ use mayfly_api::OnnxRuntime;
 use mayfly_calls::{CallParts, Calls, Observer, Recompile};
 use mayfly_gateway::{Gateway, NodeInfo, Parts, ServeError};
 use mayfly_host::{Host, PoolSize};
-use mayfly_inference::{CopySettings, ImportPolicy, Inference, WorkerSettings};
+use mayfly_inference::{CopySettings, ImportPolicy, Inference, ModelMemory, WorkerSettings};
 use mayfly_ledger::{JournalError, PriceBook};
 use mayfly_registry::{Control, SecretKey, TenantModels};
 use mayfly_store::Store;
@@ -38,6 +38,8 @@ pub struct Server {
     pub admin_key: Option<SecretKey>,
     /// How many instances there may be at once, and why not more.
     pub pool: PoolSize,
+    /// How much memory models may take, and why not more.
+    pub model_memory: ModelMemory,
     shutdown: CancellationToken,
     serving: JoinHandle<Result<(), ServeError>>,
     store: Store,
@@ -127,8 +129,9 @@ impl Server {
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let serving = tokio::spawn(async move { gateway.serve(data_listener, admin_listener, stop).await });
-        tracing::info!(%data, %admin, pool = %host.pool_size(), "serving");
-        Ok(Self { data, admin, admin_key, pool: host.pool_size(), shutdown, serving, store, exporter })
+        let (pool, model_memory) = (host.pool_size(), ModelMemory::of(&config.inference, inference.info().has_cuda()));
+        tracing::info!(%data, %admin, %pool, %model_memory, "serving");
+        Ok(Self { data, admin, admin_key, pool, model_memory, shutdown, serving, store, exporter })
     }
 
     /// Takes no new calls, lets open ones end up to the deadline, cuts the rest, and lets go of the data folder.
@@ -180,6 +183,7 @@ fn describe(config: &Config, host: &Host, inference: &Inference) -> NodeInfo {
         ("instances_max".to_owned(), u64::from(host.instances_max())),
         ("model_bytes_max".to_owned(), config.registry.model_bytes_max),
         ("resident_bytes_max".to_owned(), config.inference.resident_bytes()),
+        ("pinned_bytes_max".to_owned(), config.inference.pinned_bytes_max),
         ("sessions_max".to_owned(), u64::from(config.inference.sessions_max)),
     ]);
     NodeInfo {

@@ -66,6 +66,35 @@ pub struct ModelTensor {
     pub role: String,
 }
 
+/// Whether a model could be loaded now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fit {
+    /// There is room.
+    Fits,
+    /// Something else has to go first: now, or once it is idle and has stayed as long as it may.
+    FitsAfterEviction,
+    /// It is more than this device may ever have.
+    NeverFits,
+}
+
+/// What loading a model takes on one device of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelMemory {
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// Whether it could be loaded now.
+    pub fit: Fit,
+    /// Bytes of its own, as predicted or as an earlier load took them; for a language model with the attention state that it
+    /// may hold.
+    pub bytes: u64,
+    /// Bytes of files that it maps: shared, and taken back by the system when it needs them.
+    pub mapped_bytes: u64,
+    /// What all models may take together; absent without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_bytes: Option<u64>,
+}
+
 /// A model package under a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Model {
@@ -94,6 +123,10 @@ pub struct Model {
     pub created_at: Timestamp,
     /// Bytes of all its files.
     pub bytes: u64,
+    /// What loading it takes on each device, and whether it could be loaded now. Only where one model is asked for that runs
+    /// in the server's own process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory: Vec<ModelMemory>,
     /// Inputs that a run must give.
     pub inputs: Vec<ModelTensor>,
     /// Outputs of a run.

@@ -39,7 +39,8 @@ pub(crate) async fn show_host(
     _: Caller,
     Path(name): Path<String>,
 ) -> Answer<Reply<Model>> {
-    Ok(Reply(gateway.show_model(&named(&gateway, Owner::Host, &name).await?)))
+    let model = named(&gateway, Owner::Host, &name).await?;
+    Ok(Reply(gateway.show_one(&model).await?))
 }
 
 /// Imports a model for everybody. For the operator only. The body is a tar archive of the package's files.
@@ -98,7 +99,7 @@ pub(crate) async fn show(
         Some(model) => model,
         None => named(&gateway, Owner::Host, &name).await?,
     };
-    Ok(Reply(gateway.show_model(&model)))
+    Ok(Reply(gateway.show_one(&model).await?))
 }
 
 /// Imports a model of the project. What runs it, and whether the operator has to approve it first, is in the answer's `runs`. The body is a tar archive of the package's files.
@@ -156,6 +157,12 @@ fn sorted(mut models: Vec<Model>, query: &PageQuery) -> Answer<Reply<Page<Model>
 impl Gateway {
     fn show_model(&self, model: &mayfly_registry::Model) -> Model {
         show::model(model, self.0.parts.control.tenant_models())
+    }
+
+    /// With what its load takes: the package is opened for that.
+    async fn show_one(&self, model: &mayfly_registry::Model) -> Answer<Model> {
+        let needs = self.0.parts.control.needs(model).await?;
+        Ok(Model { memory: needs.iter().map(show::memory).collect(), ..self.show_model(model) })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use mayfly_api as api;
 use mayfly_api::Timestamp;
-use mayfly_inference::{DimensionInfo, TensorInfo};
+use mayfly_inference::{DimensionInfo, Fit, Needs, TensorInfo};
 use mayfly_registry::{Key, KeyScope, Model, Owner, Place, Project, Slot, Tenant, TenantModels};
 use serde::Serialize;
 
@@ -79,6 +79,7 @@ pub(crate) fn model(model: &Model, policy: TenantModels) -> api::Model {
         },
         created_at: Timestamp::from_micros(model.created_at),
         bytes: info.bytes,
+        memory: Vec::new(),
         inputs: info.inputs.iter().map(tensor).collect(),
         outputs: info.outputs.iter().map(tensor).collect(),
         has_tokenizer: info.has_tokenizer,
@@ -86,6 +87,20 @@ pub(crate) fn model(model: &Model, policy: TenantModels) -> api::Model {
         max_tokens: info.max_tokens,
         pad_id: info.pad_id,
         properties: info.properties.iter().map(|(key, value)| (api::clean_line(key), api::clean_line(value))).collect(),
+    }
+}
+
+pub(crate) fn memory(needs: &Needs) -> api::ModelMemory {
+    api::ModelMemory {
+        device: needs.device.to_string(),
+        fit: match needs.fit {
+            Some(Fit::Fits) => api::Fit::Fits,
+            Some(Fit::FitsAfterEviction) => api::Fit::FitsAfterEviction,
+            None => api::Fit::NeverFits,
+        },
+        bytes: needs.bytes,
+        mapped_bytes: needs.mapped_bytes,
+        budget_bytes: needs.budget,
     }
 }
 

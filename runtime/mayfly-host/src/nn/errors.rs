@@ -195,7 +195,11 @@ mod tests {
             ErrorCode::RuntimeError,
             "busy: 7 calls wait for models to be loaded already (inference.loads_waiting_max)",
         );
-        let large = NnError::from(LoadError::NeverFits { needs: 5 << 30, budget: 1 << 30 });
+        let large = NnError::from(LoadError::NeverFits {
+            needs: 5 << 30,
+            budget: 1 << 30,
+            setting: "inference.resident_bytes_max",
+        });
         assert!(large.text.starts_with("unavailable: the model needs about 5120 MiB"), "{}", large.text);
         assert!(
             large.text.contains("1024 MiB") && large.text.contains("inference.resident_bytes_max"),

@@ -207,7 +207,7 @@ impl Residents {
                         crate::generation::check_device(device)?;
                     }
                     let need = self.need_kept(keep, kind);
-                    slots.device(device).fit(need).map_err(refused)?;
+                    slots.device(device).fit(need).map_err(|why| refused(device, why))?;
                     needs = needs.saturating_add(need.own);
                     sessions += 1;
                 }
@@ -273,7 +273,7 @@ impl Residents {
         let id = SessionId(slots.number());
         let need = self.need(slots, key, wanted);
         if let Err(why) = slots.device(key.1).want(id, need, true) {
-            let error: LoadError = refused(why);
+            let error: LoadError = refused(key.1, why);
             tracing::warn!(model = %key.0, device = %key.1, %error, "a model that is to be kept loaded cannot be");
             slots.kept.load_failed(key, T::KIND);
             return;

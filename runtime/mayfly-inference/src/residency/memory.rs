@@ -1,12 +1,68 @@
 //! How much memory this process may have: the machine's, or its control group's where that is less.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
+
+use crate::Config;
 
 /// Of the memory there is, models may have this much: runs, guests and the page cache need the rest.
 const SHARE_PERCENT: u64 = 60;
 /// Where the system does not tell.
 const UNKNOWN_BYTES: u64 = 4 << 30;
+
+/// How much memory models may take on each device, and why not more. Its text says both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelMemory {
+    /// Bytes on the CPU.
+    pub cpu: u64,
+    /// Whether the operator named that number.
+    pub is_set: bool,
+    /// What this process may have in all: the machine's memory, or its control group's; none where the system does not tell.
+    pub process: Option<u64>,
+    /// Bytes on the GPU, 0 without a limit; none where the library knows no GPU.
+    pub cuda: Option<u64>,
+    /// Bytes that may be kept loaded on each of them.
+    pub pinned: u64,
+}
+
+impl ModelMemory {
+    /// On this machine with these settings. `has_cuda`: whether the library knows GPUs.
+    pub fn of(config: &Config, has_cuda: bool) -> Self {
+        Self {
+            cpu: config.resident_bytes(),
+            is_set: config.resident_bytes_max != 0,
+            process: limit_bytes(),
+            cuda: has_cuda.then_some(config.cuda_bytes_max),
+            pinned: config.pinned_bytes_max,
+        }
+    }
+
+    /// Whether models may take more than there is: then the system ends the process before anything is evicted.
+    pub fn is_too_much(&self) -> bool {
+        self.process.is_some_and(|process| self.cpu > process)
+    }
+}
+
+impl fmt::Display for ModelMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes >> 20;
+        write!(f, "{} MiB on the CPU, ", mib(self.cpu))?;
+        match self.process {
+            _ if self.is_set => write!(f, "as inference.resident_bytes_max says")?,
+            Some(process) => write!(f, "{SHARE_PERCENT} % of {} MiB", mib(process))?,
+            None => write!(f, "since the system does not tell how much there is")?,
+        }
+        match self.cuda {
+            Some(0) => write!(f, "; no limit on the GPU (inference.cuda_bytes_max = 0)")?,
+            Some(bytes) => write!(f, "; {} MiB on the GPU, as inference.cuda_bytes_max says", mib(bytes))?,
+            None => {}
+        }
+        match self.pinned {
+            0 => write!(f, "; none of it is kept for models that nobody calls"),
+            bytes => write!(f, "; of it {} MiB may be kept for models that nobody calls", mib(bytes)),
+        }
+    }
+}
 
 /// Bytes for models where the operator named no number.
 pub(crate) fn models_bytes() -> u64 {
@@ -55,6 +111,26 @@ mod tests {
         assert_eq!(total_in("MemTotal:       24684084 kB\nMemFree: 1 kB\n"), Some(24_684_084 * 1024));
         assert_eq!(total_in("MemFree: 1 kB\n"), None);
         assert!(models_bytes() > 64 << 20);
+    }
+
+    #[test]
+    fn the_budget_says_why() {
+        let text = |config: Config, has_cuda| ModelMemory::of(&config, has_cuda).to_string();
+        let derived = text(Config::default(), false);
+        assert!(derived.contains(" MiB on the CPU, 60 % of ") && !derived.contains("GPU"), "{derived}");
+        assert!(derived.ends_with("none of it is kept for models that nobody calls"), "{derived}");
+        let config = Config { resident_bytes_max: 64 << 20, pinned_bytes_max: 3 << 20, ..Config::default() };
+        let named = "64 MiB on the CPU, as inference.resident_bytes_max says";
+        let kept = "; of it 3 MiB may be kept for models that nobody calls";
+        assert_eq!(text(config.clone(), false), format!("{named}{kept}"));
+        let unlimited = "; no limit on the GPU (inference.cuda_bytes_max = 0)";
+        assert_eq!(text(config.clone(), true), format!("{named}{unlimited}{kept}"));
+        let limited = Config { cuda_bytes_max: 8 << 20, ..config };
+        let gpu = "; 8 MiB on the GPU, as inference.cuda_bytes_max says";
+        assert_eq!(text(limited, true), format!("{named}{gpu}{kept}"));
+        let too_much = Config { resident_bytes_max: u64::MAX, ..Config::default() };
+        assert!(ModelMemory::of(&too_much, false).is_too_much());
+        assert!(!ModelMemory::of(&Config::default(), false).is_too_much());
     }
 
     #[test]

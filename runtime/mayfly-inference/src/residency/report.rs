@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mayfly_scheduler::residency::Load;
+use mayfly_scheduler::residency::{Fit, Load};
 use mayfly_types::Digest;
 
 use crate::Device;
@@ -36,6 +36,21 @@ impl Resident {
         self.batches = self.batches.saturating_add(other.batches);
         self.bytes = self.bytes.saturating_add(other.bytes);
     }
+}
+
+/// What loading a model takes on one device, said before it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// Where.
+    pub device: Device,
+    /// Bytes that count against the budget, attention state at its bound: as predicted, or as an earlier load took them.
+    pub bytes: u64,
+    /// Bytes of files that it maps. Shared; they count only where it is asked whether the model fits at all.
+    pub mapped_bytes: u64,
+    /// Whether it could be had now; none: never.
+    pub fit: Option<Fit>,
+    /// The budget; none without one.
+    pub budget: Option<u64>,
 }
 
 /// Everything loaded.

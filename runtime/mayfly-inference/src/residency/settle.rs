@@ -29,7 +29,7 @@ impl Residents {
                         closed += 1;
                     }
                     Command::Evict { id } => slots.device(device).kept(id),
-                    Command::Refuse { waiter, why } => slots.refuse(waiter, &refused(why)),
+                    Command::Refuse { waiter, why } => slots.refuse(waiter, &refused(device, why)),
                     Command::Forget { id } => slots.forget(id),
                 }
             }

@@ -24,7 +24,7 @@ fn of_load(error: LoadError) -> Fault {
     match error {
         LoadError::Deadline => Fault::Stopped,
         LoadError::NoRoom | LoadError::TooManyWait { .. } => Fault::NoRoom,
-        LoadError::NeverFits { needs, budget } | LoadError::NeverFitsApart { needs, budget } => {
+        LoadError::NeverFits { needs, budget, .. } | LoadError::NeverFitsApart { needs, budget } => {
             Fault::NeverFits { needs, budget }
         }
         LoadError::NoDevice { reason, .. } => Fault::NoDevice(short(&reason)),

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use mayfly_inference::ImportError;
+use mayfly_host::Place;
+use mayfly_inference::{ImportError, Needs};
 use mayfly_types::{ModelId, Name, RequestId};
 
 use super::Control;
@@ -50,6 +51,19 @@ impl Control {
     /// What becomes of models that tenants bring to this host.
     pub fn tenant_models(&self) -> TenantModels {
         self.config.tenant_models
+    }
+
+    /// What loading the model takes on each device of this node, and whether it could be had now; nothing for one that does
+    /// not run in the server's own process.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn needs(&self, model: &Model) -> Result<Vec<Needs>, ControlError> {
+        if model.place(self.config.tenant_models) != Place::Server {
+            return Ok(Vec::new());
+        }
+        let folder = self.artifacts.folder(model.digest).await?;
+        Ok(self.tools.needs(model, &folder).await?)
     }
 
     /// Whether models of `owner` are taken here at all: to be asked before an upload is read.

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use mayfly_host::{CodeError, CompileError, ComponentInfo, Host};
 use mayfly_inference::{
-    Copies, Device, ImportError, ImportPolicy, Imported, Inference, Keep, KeepError, LoadError, Package, PackageError,
-    Reservation, Uses,
+    Copies, Device, ImportError, ImportPolicy, Imported, Inference, Keep, KeepError, LoadError, Needs, Package,
+    PackageError, Reservation, Uses,
 };
 use mayfly_types::{DeploymentId, Digest, Name};
+
+use crate::Model;
 
 /// What a node makes of an artifact for itself, kept under the artifact's digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +108,11 @@ pub trait Tools: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`ToolError`].
     async fn fit(&self, granted: &Granted) -> Result<(), ToolError>;
+    /// What loading the package in this folder takes on each device of this node, and whether it could be had now.
+    ///
+    /// # Errors
+    /// [`ToolError`].
+    async fn needs(&self, model: &Model, folder: &Path) -> Result<Vec<Needs>, ToolError>;
     /// Sets room aside for `keeper` to keep these models loaded instead of what it keeps now, until the reservation is
     /// dropped.
     ///
@@ -141,22 +148,6 @@ pub(super) struct HostTools {
 }
 
 impl HostTools {
-    /// The packages, opened off the async threads.
-    async fn open(&self, granted: &Granted) -> Result<Vec<(GrantedModel, Package)>, ToolError> {
-        let models = granted.models.clone();
-        let open = move || {
-            let open = |model: GrantedModel| match Package::open(&model.folder) {
-                Ok(package) => Ok((model, package)),
-                Err(error) => Err(ToolError::Package { model: model.name, error }),
-            };
-            models.into_iter().map(open).collect()
-        };
-        let packages: Result<Vec<_>, _> = tokio::task::spawn_blocking(open)
-            .await
-            .map_err(|error| CodeError::Host { detail: format!("opening packages: {error}") })?;
-        packages
-    }
-
     /// What the handler uses of models; its code is mapped for that.
     async fn uses(&self, handler: Digest) -> Result<Uses, CodeError> {
         let (code, _mapped) = self.host.code(handler).await?;
@@ -164,7 +155,7 @@ impl HostTools {
     }
 
     async fn keeps(&self, granted: &Granted) -> Result<Vec<Keep>, ToolError> {
-        let (uses, packages) = (self.uses(granted.handler).await?, self.open(granted).await?);
+        let (uses, packages) = (self.uses(granted.handler).await?, open(granted.models.clone()).await?);
         Ok(packages.iter().map(|(model, package)| Keep::new(package, model.device, uses)).collect())
     }
 
@@ -208,7 +199,7 @@ impl Tools for HostTools {
     }
 
     async fn fit(&self, granted: &Granted) -> Result<(), ToolError> {
-        for (model, package) in self.open(granted).await? {
+        for (model, package) in open(granted.models.clone()).await? {
             // A device that is not there now may be at the next start.
             let never = |uses| match self.inference.fit(&package, model.device, uses) {
                 Err(error @ LoadError::NeverFits { .. }) => Some(error),
@@ -222,6 +213,12 @@ impl Tools for HostTools {
             }
         }
         Ok(())
+    }
+
+    async fn needs(&self, model: &Model, folder: &Path) -> Result<Vec<Needs>, ToolError> {
+        let model = GrantedModel { name: model.name.clone(), folder: folder.to_owned(), device: Device::default() };
+        let opened = open(vec![model]).await?;
+        Ok(opened.iter().flat_map(|(_, package)| self.inference.needs(package)).collect())
     }
 
     async fn reserve(&self, keeper: DeploymentId, granted: &Granted) -> Result<Option<Reservation>, ToolError> {
@@ -254,4 +251,17 @@ impl Tools for HostTools {
 /// The deployment, as one who keeps models.
 fn number(deployment: DeploymentId) -> u128 {
     u128::from_be_bytes(deployment.to_bytes())
+}
+
+/// Their packages, opened off the async threads.
+async fn open(models: Vec<GrantedModel>) -> Result<Vec<(GrantedModel, Package)>, ToolError> {
+    let open = move || {
+        let open = |model: GrantedModel| match Package::open(&model.folder) {
+            Ok(package) => Ok((model, package)),
+            Err(error) => Err(ToolError::Package { model: model.name, error }),
+        };
+        models.into_iter().map(open).collect()
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.unwrap_or_else(|error| Err(CodeError::Host { detail: format!("opening packages: {error}") }.into()))
 }

@@ -133,10 +133,10 @@ impl Control {
 impl Task {
     async fn follow(mut self, mut asked: mpsc::Receiver<Ask>) {
         let Some(config) = self.control.upgrade().map(|control| control.config) else { return };
-        let mut poll = interval(Duration::from_millis(config.poll_ms.max(10)));
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let idle = Duration::from_millis(config.idle_ms.min(config.code_idle_ms));
         let every = (idle / 3).clamp(TOUCH_MIN, TOUCH_MAX);
+        let mut poll = interval(Duration::from_millis(config.poll_ms.max(10)).min(every));
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut touched = Instant::now();
         loop {
             let asked = tokio::select! {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use mayfly_host::{CodeError, CompileError, ComponentInfo};
-use mayfly_inference::{ImportError, Imported, KeepError, ModelInfo, Reservation};
+use mayfly_inference::{ImportError, Imported, KeepError, ModelInfo, Needs, Reservation};
 use mayfly_registry::*;
 use mayfly_store::Store;
 use mayfly_types::*;
@@ -76,6 +76,10 @@ impl Tools for CountingTools {
 
     async fn fit(&self, _granted: &Granted) -> Result<(), ToolError> {
         Ok(())
+    }
+
+    async fn needs(&self, _model: &Model, _folder: &Path) -> Result<Vec<Needs>, ToolError> {
+        Ok(Vec::new())
     }
 
     async fn reserve(&self, _keeper: DeploymentId, granted: &Granted) -> Result<Option<Reservation>, ToolError> {

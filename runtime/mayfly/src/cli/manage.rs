@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
-use mayfly_api::{Limits, Model, NewKey, RunsIn, Scope, Slot, Timestamp};
+use mayfly_api::{Fit, Limits, Model, ModelMemory, NewKey, RunsIn, Scope, Slot, Timestamp};
 use mayfly_client::{ModelPlace, Progress};
 use mayfly_types::Name;
 use serde_json::json;
@@ -48,7 +48,7 @@ pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result
             })
         }
         Models::Show { name } => {
-            let model = find_model(session, &name).await?;
+            let model = client.model(ModelPlace::Project(session.project()), name.as_str()).await?;
             session.print(&model, describe_model)
         }
         Models::Approve { name } => {
@@ -91,11 +91,6 @@ fn place(session: &Session, own: bool) -> ModelPlace<'_> {
     if own { ModelPlace::Project(session.project()) } else { ModelPlace::Host }
 }
 
-async fn find_model(session: &Session, name: &Name) -> anyhow::Result<Model> {
-    let models = session.client.models(ModelPlace::Project(session.project())).await?;
-    models.into_iter().find(|model| model.name == *name).with_context(|| format!("there is no model {name}"))
-}
-
 fn model_row(model: &Model) -> Vec<String> {
     let inputs: Vec<_> = model.inputs.iter().map(|input| input.name.as_str()).collect();
     vec![
@@ -115,6 +110,9 @@ fn describe_model(model: &Model) -> String {
         RunsIn::Apart => "runs in a process of its tenant's own: the operator has not approved it\n",
         RunsIn::Nowhere => "runs nowhere: the operator has not approved it\n",
     });
+    for memory in &model.memory {
+        text.push_str(&format!("on {:<4}    {}\n", memory.device, describe_memory(memory)));
+    }
     for (title, tensors) in [("inputs", &model.inputs), ("outputs", &model.outputs)] {
         text.push_str(&format!("{title}\n"));
         for tensor in tensors {
@@ -141,6 +139,20 @@ fn describe_model(model: &Model) -> String {
         text.push_str(&format!("{key:<28} {short}{}\n", if short.len() < value.len() { "…" } else { "" }));
     }
     text
+}
+
+fn describe_memory(memory: &ModelMemory) -> String {
+    let fit = match memory.fit {
+        Fit::Fits => "fits",
+        Fit::FitsAfterEviction => "fits after eviction",
+        Fit::NeverFits => "never fits",
+    };
+    let mapped = match memory.mapped_bytes {
+        0 => String::new(),
+        mapped => format!(" and {} of mapped files", bytes(mapped)),
+    };
+    let budget = memory.budget_bytes.map_or_else(|| "no limit".to_owned(), bytes);
+    format!("{fit}: takes {}{mapped}, of {budget} for all models", bytes(memory.bytes))
 }
 
 pub(super) async fn keys(session: &Session, command: Keys) -> anyhow::Result<()> {

@@ -53,6 +53,7 @@ async fn serve(json: bool, config: Config) -> anyhow::Result<()> {
         println!("data plane     {data}");
         println!("control plane  {admin}");
         println!("instance pool  {}", server.pool);
+        println!("model memory   {}", server.model_memory);
         if let Some(key) = key {
             println!("\nThis is the admin key. It is shown only now; only its hash is stored:\n\n    {key}\n");
             println!("Try:\n");
