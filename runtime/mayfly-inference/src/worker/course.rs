@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::choice::Choice;
 use super::arena::Place;
-use super::flight::{Begun, Shares, Violation};
+use super::flight::{Begun, EARLY_MAX, Shares, Violation};
 use super::message::ToWorker;
 use super::piece::{Piece, read};
 use crate::generation::Shared;
@@ -250,6 +250,11 @@ impl Course {
             self.stop(now);
         }
         true
+    }
+
+    /// Whether the worker may say now that it was stopped.
+    pub(super) fn may_stop(&self, now: Instant) -> bool {
+        self.stopping != Word::No || self.cancelling != Word::No || now + EARLY_MAX >= self.deadline
     }
 
     /// Nobody waits for it any more.

@@ -49,6 +49,7 @@ pub(super) struct Flight {
     pub(super) started: Option<Started>,
     pub(super) begun: Option<Begun>,
     pub(super) sent: Instant,
+    pub(super) deadline: Instant,
     /// A worker that has said nothing of it by then is killed.
     pub(super) until: Instant,
     pub(super) wanted: Vec<OutputPlan>,
@@ -62,6 +63,9 @@ pub(super) struct Flight {
     /// Its part of the process's time, once it is over.
     pub(super) share: Duration,
 }
+
+/// A worker's clock may be before ours by this much: it is told how long it has, in milliseconds.
+pub(super) const EARLY_MAX: Duration = Duration::from_millis(50);
 
 /// When a run began, by both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +165,11 @@ impl Flight {
             return Ok(Err(too_large(self.output_bytes_max)));
         }
         Ok(Ok(bytes))
+    }
+
+    /// Whether the worker may say now that it was stopped: nobody waits for it, or its time is up.
+    pub(super) fn may_stop(&self, now: Instant) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed) || now + EARLY_MAX >= self.deadline
     }
 
     /// Tells the caller, if it still waits and was not told before.
@@ -287,6 +296,7 @@ mod tests {
             })),
             begun: None,
             sent: Instant::now(),
+            deadline: Instant::now(),
             until: Instant::now(),
             wanted: wanted.iter().map(plan).collect(),
             output_bytes_max: 100,

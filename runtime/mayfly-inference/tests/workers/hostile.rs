@@ -36,6 +36,7 @@ const KINDS: &[&str] = &[
     "written-without-space",
     "taken-without-inputs",
     "ready-again",
+    "stopped-by-nobody",
     "oversized-packet",
     "flood",
     "exit",
@@ -93,6 +94,7 @@ pub(crate) fn worker(kind: &str) {
         "written-without-space" => tell(r#"{"written":{"run":1}}"#, &[]),
         "taken-without-inputs" => tell(r#"{"taken":{"run":1}}"#, &[]),
         "ready-again" => tell("\"ready\"", &[]),
+        "stopped-by-nobody" => tell(r#"{"failed":{"run":1,"fault":"stopped"}}"#, &[]),
         "oversized-packet" => say(&vec![b' '; 100 << 10]),
         "flood" => loop {
             tell(r#"{"started":{"run":1}}"#, &vec![b'x'; 60 << 10]);

@@ -1,6 +1,7 @@
 //! Generations in a process: handed over, told what their readers do, and heard.
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use tokio::time::sleep_until;
 
@@ -94,7 +95,11 @@ impl Process {
 
     /// It had to end.
     pub(super) fn course_failed(&self, state: &mut State, run: u64, fault: Fault) -> Result<(), Violation> {
-        let kind = state.course(run)?.constraint();
+        let course = state.course(run)?;
+        if fault == Fault::Stopped && !course.may_stop(Instant::now()) {
+            return Err(Violation("a generation that nobody stopped"));
+        }
+        let kind = course.constraint();
         let error = generation_error(fault, self.device.as_str(), kind)?;
         self.end_course(state, run, Some(error));
         Ok(())
@@ -108,7 +113,7 @@ impl Process {
         if course.abandoned {
             state.courses.remove(&run);
         }
-        state.used = std::time::Instant::now();
+        state.used = Instant::now();
         if let Some(place) = place {
             self.free(state, &place);
         }

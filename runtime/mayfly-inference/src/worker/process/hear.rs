@@ -6,7 +6,7 @@ use super::space::does_not_fit;
 use super::{Process, State};
 use crate::worker::faults::run_error;
 use crate::worker::flight::{Announced, Flight, Violation, outputs};
-use crate::worker::message::{FromWorker, PacketError, ToWorker, Value, decode};
+use crate::worker::message::{Fault, FromWorker, PacketError, ToWorker, Value, decode};
 
 impl Process {
     pub(super) fn hear(&self, packet: &[u8]) -> Result<(), String> {
@@ -39,6 +39,9 @@ impl Process {
                 let mut state = self.lock();
                 if !state.flights.contains_key(&run) {
                     return self.course_failed(&mut state, run, fault);
+                }
+                if fault == Fault::Stopped && !state.flight(run)?.may_stop(Instant::now()) {
+                    return Err(Violation("a run that nobody stopped"));
                 }
                 drop(state);
                 let mut flight = self.land(run)?;

@@ -60,6 +60,7 @@ impl Process {
             started: started.take(),
             begun: None,
             sent: Instant::now(),
+            deadline,
             until: deadline + self.stop,
             wanted: request.outputs.clone(),
             output_bytes_max: request.output_bytes_max,
