@@ -12,6 +12,9 @@ use crate::worker::GenerationBounds;
 /// Less holds no model worth the name.
 const RESIDENT_BYTES_LEAST: u64 = 1 << 20;
 
+/// Each has a thread, and those that are idle wake up with the others.
+const SESSIONS_DERIVED_MAX: usize = 8;
+
 /// Settings of [`crate::Inference`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +39,9 @@ pub struct Config {
     pub inline_us_max: u64,
     /// Sessions loaded at once, on each device.
     pub sessions_max: u32,
+    /// Sessions of one model for runs, on the CPU, where runs that cannot be joined wait for each other. 0 takes the number
+    /// of cores, at most 8; 1 is one for all.
+    pub sessions_per_model_max: u16,
     /// Bytes of memory for models on the CPU, attention state of generation included; pages of mapped files count only for
     /// the question whether a model fits at all. 0 takes 60 % of the machine's memory or of the process's control group.
     pub resident_bytes_max: u64,
@@ -80,6 +86,7 @@ impl Default for Config {
             batch_delay_us: 0,
             inline_us_max: 100,
             sessions_max: 256,
+            sessions_per_model_max: 0,
             resident_bytes_max: 0,
             cuda_bytes_max: 0,
             pinned_bytes_max: 0,
@@ -119,6 +126,14 @@ impl Config {
     /// `inline_us_max`, none for 0.
     pub(crate) fn inline(&self) -> Option<Duration> {
         (self.inline_us_max > 0).then(|| Duration::from_micros(self.inline_us_max))
+    }
+
+    /// `sessions_per_model_max`, resolved.
+    pub(crate) fn sessions_per_model(&self) -> usize {
+        match self.sessions_per_model_max {
+            0 => cores().min(SESSIONS_DERIVED_MAX),
+            sessions => sessions.into(),
+        }
     }
 
     /// `resident_bytes_max`, resolved.
@@ -177,6 +192,9 @@ impl Config {
         }
         if self.sessions_max == 0 {
             problems.push("inference.sessions_max must be at least 1".to_owned());
+        }
+        if self.sessions_per_model_max > 1024 {
+            problems.push("inference.sessions_per_model_max must be at most 1024".to_owned());
         }
         if self.intra_op_threads > 1024 {
             problems.push("inference.intra_op_threads must be at most 1024".to_owned());

@@ -3,6 +3,7 @@
 //! One lock over a small map, held for moments and never while anything loads, runs or is dropped. Whatever happens is
 //! told to the decisions of its device, and then [`Residents::settle`] does what they say.
 
+mod beside;
 mod kept;
 mod memory;
 mod need;
@@ -52,6 +53,7 @@ pub(crate) struct Residents {
     /// Bytes that may be kept loaded on each device, and sessions that there may be.
     pinned_max: u64,
     sessions_max: u32,
+    sessions_per_model_max: usize,
     /// The next sequence's number: engines of one package that follow each other have no two alike.
     sequences: AtomicU64,
     /// Of the decisions' clock.
@@ -92,6 +94,7 @@ impl Residents {
             engine_limits: EngineLimits::new(config),
             pinned_max: config.pinned_bytes_max,
             sessions_max: config.sessions_max,
+            sessions_per_model_max: config.sessions_per_model(),
             sequences: AtomicU64::new(0),
             start: Instant::now(),
             load_wait: Duration::from_millis(config.load_wait_ms_max),
@@ -359,6 +362,7 @@ impl Residents {
         drop(slots);
         residents.woken.wake();
         if let Ok(held) = &result {
+            held.watch(&residents);
             residents.order_copy(held);
         }
     }

@@ -14,11 +14,11 @@ mod run;
 mod save;
 mod ticket;
 
-pub(crate) use executor::{Executor, give_memory_back, start};
+pub(crate) use executor::{Executor, give_memory_back, start, start_beside};
 pub(crate) use join::{JoinRules, Joint};
 pub(crate) use load::{CopySource, Loaded, Model, Options, Pool, Source, check_device, load, probe_load};
 pub(crate) use probe::try_joining;
-pub(crate) use queue::Refused;
+pub(crate) use queue::{Refused, SeatId};
 pub(crate) use run::{Done, OutputPlan, Request, readable};
 pub(crate) use save::save_copy;
 pub(crate) use ticket::Ticket;

@@ -6,6 +6,7 @@
 //! unless a delay is set. A full queue refuses the owner who has most waiting.
 
 mod batcher;
+mod crowd;
 mod settings;
 mod take;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 mod waiting;
 
 pub use batcher::{Batcher, Pushed};
+pub use crowd::Crowd;
 pub use settings::Settings;
 pub use take::Take;
 pub use waiting::{Owner, Shape, Waiting};

@@ -296,6 +296,7 @@ impl Engine {
             runs: gauges.steps,
             batches: gauges.steps,
             bytes: self.bytes.saturating_add(gauges.bytes),
+            sessions: 1,
         }
     }
 }

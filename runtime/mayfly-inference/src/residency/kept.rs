@@ -86,7 +86,11 @@ impl Kept {
 
     /// Whether sessions of this kind are kept. What takes the place of one counts as what it will be.
     pub(super) fn has(&self, key: Key, kind: Kind) -> bool {
-        let kind = if kind == Kind::Generates { kind } else { Kind::Runs };
+        let kind = match kind {
+            Kind::Runs | Kind::Replaces(_) => Kind::Runs,
+            Kind::Generates => Kind::Generates,
+            Kind::Beside(_) => return false,
+        };
         self.sessions.contains(&(key, kind))
     }
 

@@ -25,6 +25,8 @@ pub struct Resident {
     /// Memory of its own that the load took (pages of mapped files are not in it), as measured around it; what else the
     /// process did at the time blurs it.
     pub bytes: u64,
+    /// Sessions: those for runs, and its engine's.
+    pub sessions: u32,
 }
 
 impl Resident {
@@ -35,6 +37,7 @@ impl Resident {
         self.runs = self.runs.saturating_add(other.runs);
         self.batches = self.batches.saturating_add(other.batches);
         self.bytes = self.bytes.saturating_add(other.bytes);
+        self.sessions = self.sessions.saturating_add(other.sessions);
     }
 }
 

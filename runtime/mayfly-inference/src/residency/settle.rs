@@ -87,6 +87,7 @@ impl Slots {
         match kind {
             Kind::Runs => Self::failed(self.executors.remove(&key), &error),
             Kind::Generates => Self::failed(self.engines.remove(&key), &error),
+            Kind::Beside(_) => tracing::warn!(?error, "one more session could not be loaded"),
             Kind::Replaces(_) => tracing::warn!(?error, "a prepacked copy could not be loaded; the session goes on"),
         }
     }

@@ -14,7 +14,7 @@ use super::kept::Kept;
 use super::need::Measures;
 use super::wait::Outcome;
 use crate::generation::Engine;
-use crate::session::{Executor, Model, Source};
+use crate::session::{Executor, Model, SeatId, Source};
 use crate::{Device, LoadError};
 
 /// A package on a device.
@@ -49,6 +49,9 @@ pub(crate) trait Held: Send + Sync + Sized + 'static {
 
     /// Whether it runs on the package though a prepacked copy could be had.
     fn wants_copy(&self) -> bool;
+
+    /// It is loaded, and there for `residents`.
+    fn watch(self: &Arc<Self>, residents: &Arc<Residents>);
 
     /// There is a copy of what it runs now, or (not `made`) there will be none.
     fn copy_ended(residents: &Arc<Residents>, this: &Arc<Self>, made: bool);
@@ -100,6 +103,10 @@ impl Held for Executor {
         Executor::unpacked(self)
     }
 
+    fn watch(self: &Arc<Self>, residents: &Arc<Residents>) {
+        residents.watch_crowd(self);
+    }
+
     fn copy_ended(residents: &Arc<Residents>, this: &Arc<Self>, made: bool) {
         if made {
             residents.replace(this, Source::Copy);
@@ -119,6 +126,9 @@ impl Held for Engine {
         &mut slots.engines
     }
 
+    /// One session runs all its sequences.
+    fn watch(self: &Arc<Self>, _: &Arc<Residents>) {}
+
     /// Sequences cannot move to another session: the next load finds the copy.
     fn copy_ended(_: &Arc<Residents>, _: &Arc<Self>, _: bool) {}
 
@@ -137,6 +147,8 @@ pub(crate) enum Kind {
     Generates,
     /// Runs, once it has taken the place of the session that it is a faster form of.
     Replaces(SessionId),
+    /// Runs, beside the session that it helps.
+    Beside(SessionId),
 }
 
 /// One session to come or there.
@@ -183,6 +195,8 @@ pub(crate) struct Slots {
     pub(super) devices: BTreeMap<Device, Decisions>,
     pub(super) measures: Measures,
     pub(super) kept: Kept,
+    /// Sessions beside others that are loaded: whose they are, and their seats there.
+    pub(super) beside: HashMap<SessionId, (Arc<Executor>, SeatId)>,
     /// The next session's and the next waiter's number.
     next: u64,
 }
@@ -196,6 +210,7 @@ impl Slots {
             devices: devices.into_iter().map(|(device, settings)| (device, Decisions::new(settings))).collect(),
             measures: Measures::default(),
             kept: Kept::default(),
+            beside: HashMap::new(),
             next: 0,
         }
     }
@@ -223,17 +238,23 @@ impl Slots {
 
     /// Tells the decisions of `device` what its sessions do. `now` in nanoseconds of their clock.
     pub(super) fn observe(&mut self, device: Device, now: u64) {
+        fn of(idle: Option<Duration>, now: u64) -> Use {
+            let since = |idle: Duration| now.saturating_sub(u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX));
+            idle.map_or(Use::Working, |idle| Use::Idle { since: since(idle) })
+        }
         fn uses<T: Held>(slots: &HashMap<Key, Slot<T>>, device: Device, now: u64) -> Vec<(SessionId, Use)> {
-            let of = |slot: &Slot<T>| {
+            let seen = |slot: &Slot<T>| {
                 let Slot::Ready { id, held } = slot else { return None };
-                let since = |idle: Duration| now.saturating_sub(u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX));
-                Some((*id, held.idle().map_or(Use::Working, |idle| Use::Idle { since: since(idle) })))
+                Some((*id, of(held.idle(), now)))
             };
-            slots.iter().filter(|((_, at), _)| *at == device).filter_map(|(_, slot)| of(slot)).collect()
+            slots.iter().filter(|((_, at), _)| *at == device).filter_map(|(_, slot)| seen(slot)).collect()
         }
         let (executors, engines) = (uses(&self.executors, device, now), uses(&self.engines, device, now));
+        let beside = self.beside.iter().filter(|(_, (executor, _))| executor.model().device == device);
+        let beside = beside.map(|(id, (executor, seat))| (*id, of(executor.seat_idle(*seat), now)));
+        let beside: Vec<_> = beside.collect();
         let decisions = self.device(device);
-        for (id, seen) in executors.into_iter().chain(engines) {
+        for (id, seen) in executors.into_iter().chain(engines).chain(beside) {
             decisions.observe(id, seen);
         }
     }
@@ -250,17 +271,29 @@ impl Slots {
         match kind {
             Kind::Runs | Kind::Replaces(_) => close(&mut self.executors, key, id),
             Kind::Generates => close(&mut self.engines, key, id),
+            Kind::Beside(_) => {
+                let closed = self.beside.get(&id).is_some_and(|(executor, seat)| executor.remove_seat(*seat));
+                closed && self.beside.remove(&id).is_some()
+            }
         }
     }
 
-    /// Session `id` is at its end; what was to replace it and has not begun is not wanted any more.
+    /// Session `id` is at its end; what was to replace it and has not begun is not wanted any more,
+    /// and those beside it go, too.
     pub(super) fn leaves(&mut self, id: SessionId) {
         let Some(device) = self.places.get(&id).map(|place| place.key.1) else { return };
         self.device(device).evicted(id);
-        let replaces = |place: &Place| place.kind == Kind::Replaces(id) && place.start.is_some();
-        let wanted: Vec<_> = self.places.iter().filter(|(_, place)| replaces(place)).map(|(id, _)| *id).collect();
-        for id in wanted {
-            self.forget(id);
+        self.beside.remove(&id);
+        let depends = |kind: Kind| kind == Kind::Replaces(id) || kind == Kind::Beside(id);
+        let depend = self.places.iter().filter(|(_, place)| depends(place.kind));
+        let depend: Vec<_> = depend.map(|(id, place)| (*id, place.kind, place.start.is_some())).collect();
+        for (id, kind, waits) in depend {
+            match kind {
+                _ if waits => self.forget(id),
+                // Its thread sees that there is nothing more to do.
+                Kind::Beside(_) if self.beside.remove(&id).is_some() => self.device(device).evicted(id),
+                _ => {}
+            }
         }
     }
 

@@ -92,6 +92,7 @@ impl Residents {
                 match current.filter(|_| plain.hand_over(&copy)) {
                     Some(old) => {
                         residents.leaving().push(Arc::clone(plain));
+                        residents.watch_crowd(&copy);
                         slots.executors.insert(key, Slot::Ready { id, held: copy });
                         slots.leaves(old);
                     }

@@ -1,5 +1,6 @@
 //! Residency on the real library: a budget, room that has to be made, and many models in turn.
 
+mod beside;
 mod kept;
 
 use std::fs;

@@ -356,7 +356,7 @@ async fn a_full_queue_refuses_and_the_departed_make_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_callers_share_one_load_and_a_failed_one_can_be_retried() {
-    let inference = start(Config::default());
+    let inference = start(Config { sessions_per_model_max: 1, ..Config::default() });
     let all = join_all((0..32).map(|_| run_until_add(&inference))).await;
     assert!(all.iter().all(Result::is_ok), "{all:?}");
     assert_eq!(inference.residency().loads_total, 1);

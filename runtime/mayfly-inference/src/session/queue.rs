@@ -1,13 +1,15 @@
-//! The bounded queue of one executor, and the right to work on its session.
+//! The bounded queue of one executor, and the right to work on its sessions.
 //!
-//! That right is one flag under the queue's lock: who takes jobs sets it and works alone until it is cleared. So runs
-//! on one session never overlap, and "idle" has one meaning. Which jobs go together is decided in
-//! [`mayfly_scheduler::batching`].
+//! Each session has a seat here. The right to work on it is its seat's state under the queue's lock: who takes jobs takes a
+//! seat with them and works alone on its session until it is free again. So runs on one session never overlap, and "idle"
+//! has one meaning. Which jobs go together is decided in [`mayfly_scheduler::batching`], and there, too, when one more
+//! session would be worth its load.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mayfly_scheduler::batching::{Batcher, Owner, Pushed, Settings, Take, Waiting};
+use mayfly_scheduler::batching::{Batcher, Crowd, Owner, Pushed, Settings, Take, Waiting};
 use tokio::sync::oneshot;
 
 use super::run::{Done, Request};
@@ -40,6 +42,27 @@ pub(crate) enum Refused {
     Closed,
 }
 
+/// Names a session's seat; the first one's is 0.
+pub(crate) type SeatId = u32;
+
+/// The seat of the session that is there from the first to the last.
+pub(super) const FIRST: SeatId = 0;
+
+/// Whether somebody works on a session.
+#[derive(Debug, Clone, Copy)]
+enum Seat {
+    Free { since: Instant },
+    Taken,
+}
+
+/// Jobs that were taken with a session's right to work.
+pub(super) struct Taken {
+    pub(super) jobs: Vec<Job>,
+    /// Others wait that cannot be joined with anything, every session works, and this has gone on for as long as a load
+    /// takes.
+    pub(super) is_crowded: bool,
+}
+
 pub(super) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
@@ -50,17 +73,38 @@ pub(super) struct Queue {
 
 struct State {
     jobs: Batcher<Job>,
-    /// Somebody works on the session.
-    working: bool,
+    /// Of each session.
+    seats: BTreeMap<SeatId, Seat>,
+    /// Never the same twice: a session that leaves may still be on its way out.
+    next_seat: SeatId,
+    crowd: Crowd,
     closed: bool,
     /// When the last run ended.
     used: Instant,
 }
 
+impl State {
+    fn is_free(&self, seat: SeatId) -> bool {
+        matches!(self.seats.get(&seat), Some(Seat::Free { .. }))
+    }
+
+    /// The first one that is free: those that came later are to idle out.
+    fn first_free(&self) -> Option<SeatId> {
+        self.seats.keys().copied().find(|seat| self.is_free(*seat))
+    }
+
+    fn works(&self) -> bool {
+        self.seats.values().any(|seat| matches!(seat, Seat::Taken))
+    }
+}
+
 impl Queue {
     pub(super) fn new(settings: Settings) -> Self {
         let epoch = Instant::now();
-        let state = State { jobs: Batcher::new(settings), working: false, closed: false, used: epoch };
+        let seats = BTreeMap::from([(FIRST, Seat::Free { since: epoch })]);
+        let crowd = Crowd::default();
+        let state =
+            State { jobs: Batcher::new(settings), seats, next_seat: FIRST + 1, crowd, closed: false, used: epoch };
         Self { state: Mutex::new(state), wake: Condvar::new(), settings, epoch }
     }
 
@@ -91,6 +135,7 @@ impl Queue {
             dead = state.jobs.remove(|job| job.ticket.is_dead());
         }
         let pushed = state.jobs.push(job);
+        let seats = state.seats.len();
         drop(state);
         dead.into_iter().for_each(Job::dismiss);
         let displaced = match pushed {
@@ -98,28 +143,46 @@ impl Queue {
             Pushed::Waits => None,
             Pushed::InsteadOf(other) => Some(other),
         };
-        self.wake.notify_one();
+        self.wake(seats);
         Ok(displaced)
     }
 
-    /// Waits for jobs that can run together and takes the right to work with them; none once the queue is closed and
-    /// nobody works.
-    pub(super) fn next(&self) -> Option<Vec<Job>> {
+    /// Wakes whoever has to look: with several sessions it is not known whose thread.
+    fn wake(&self, seats: usize) {
+        if seats > 1 { self.wake.notify_all() } else { self.wake.notify_one() }
+    }
+
+    /// Waits for jobs that can run together and takes the right to work on the session of `seat` with them; none once the
+    /// queue is closed, or the seat has gone, and nobody works there. `load` is what another session would take to load.
+    pub(super) fn next(&self, seat: SeatId, load: Duration) -> Option<Taken> {
         let mut state = self.lock();
         loop {
             let mut until = None;
-            if !state.working {
-                if state.closed {
-                    return None;
-                }
+            if !state.seats.contains_key(&seat) || (state.closed && state.is_free(seat)) {
+                return None;
+            }
+            if !state.closed && state.first_free() == Some(seat) {
                 let now = Instant::now();
                 let mut dead = Vec::new();
-                match state.jobs.take(now.duration_since(self.epoch), |job| job.ticket.is_dead(), &mut dead) {
+                let at = now.duration_since(self.epoch);
+                match state.jobs.take(at, |job| job.ticket.is_dead(), &mut dead) {
                     Take::Run(jobs) => {
-                        state.working = true;
+                        state.seats.insert(seat, Seat::Taken);
+                        let is_full = state.first_free().is_none();
+                        let left = if is_full { state.jobs.alone() } else { 0 };
+                        state.crowd.taken(at, u32::try_from(left).unwrap_or(u32::MAX));
+                        let is_crowded = state.crowd.is_worth(load);
+                        if is_crowded {
+                            state.crowd.reset();
+                        }
+                        let others = !is_full && !state.jobs.is_empty();
+                        let seats = state.seats.len();
                         drop(state);
+                        if others {
+                            self.wake(seats);
+                        }
                         dead.into_iter().for_each(Job::dismiss);
-                        return Some(jobs);
+                        return Some(Taken { jobs, is_crowded });
                     }
                     Take::WaitUntil(time) => until = Some((self.epoch + time).saturating_duration_since(now)),
                     Take::Nothing => {}
@@ -139,23 +202,57 @@ impl Queue {
         }
     }
 
-    /// Takes the right to work if nobody has it and nobody waits for it.
-    pub(super) fn take_right(&self) -> bool {
+    /// Takes the right to work on a session that is free, if nobody waits for one.
+    pub(super) fn take_right(&self) -> Option<SeatId> {
         let mut state = self.lock();
-        let free = !state.working && !state.closed && state.jobs.is_empty();
-        state.working |= free;
-        free
+        let seat = state.first_free().filter(|_| !state.closed && state.jobs.is_empty())?;
+        state.seats.insert(seat, Seat::Taken);
+        Some(seat)
     }
 
     /// Gives the right to work back.
-    pub(super) fn done(&self) {
+    pub(super) fn done(&self, seat: SeatId) {
         let mut state = self.lock();
-        state.working = false;
-        state.used = Instant::now();
+        let now = Instant::now();
+        state.seats.insert(seat, Seat::Free { since: now });
+        state.used = now;
         let wanted = state.closed || !state.jobs.is_empty();
+        let seats = state.seats.len();
         drop(state);
         if wanted {
-            self.wake.notify_one();
+            self.wake(seats);
+        }
+    }
+
+    /// A seat for one more session; none once the queue is closed.
+    pub(super) fn add_seat(&self) -> Option<SeatId> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        let seat = state.next_seat;
+        state.next_seat += 1;
+        state.seats.insert(seat, Seat::Free { since: Instant::now() });
+        Some(seat)
+    }
+
+    /// Takes the seat of a session away that nobody works on, and tells whether it did: the session is dropped.
+    pub(super) fn remove_seat(&self, seat: SeatId) -> bool {
+        let mut state = self.lock();
+        let free = state.is_free(seat);
+        if free {
+            state.seats.remove(&seat);
+        }
+        drop(state);
+        self.wake.notify_all();
+        free
+    }
+
+    /// Since nobody has worked on this session; none while somebody does, or once its seat has gone.
+    pub(super) fn seat_idle(&self, seat: SeatId) -> Option<Duration> {
+        match self.lock().seats.get(&seat) {
+            Some(Seat::Free { since }) => Some(since.elapsed()),
+            _ => None,
         }
     }
 
@@ -171,7 +268,7 @@ impl Queue {
         state.closed = true;
         let jobs = state.jobs.drain();
         drop(state);
-        self.wake.notify_one();
+        self.wake.notify_all();
         drop(jobs);
     }
 
@@ -185,7 +282,7 @@ impl Queue {
         state.closed = true;
         let (jobs, used) = (state.jobs.drain(), state.used);
         drop(state);
-        self.wake.notify_one();
+        self.wake.notify_all();
         let mut dropped = Vec::new();
         let mut state = to.lock();
         let newer = state.jobs.drain();
@@ -205,11 +302,11 @@ impl Queue {
     /// Closes the queue if there has been no work for `least`, and tells whether it did.
     pub(super) fn close_if_idle(&self, least: Duration) -> bool {
         let mut state = self.lock();
-        let idle = !state.closed && !state.working && state.jobs.is_empty() && state.used.elapsed() >= least;
+        let idle = !state.closed && !state.works() && state.jobs.is_empty() && state.used.elapsed() >= least;
         state.closed |= idle;
         drop(state);
         if idle {
-            self.wake.notify_one();
+            self.wake.notify_all();
         }
         idle
     }
@@ -221,7 +318,7 @@ impl Queue {
     /// Since the last run ended; none while there is work.
     pub(super) fn idle(&self) -> Option<Duration> {
         let state = self.lock();
-        (!state.working && state.jobs.is_empty()).then(|| state.used.elapsed())
+        (!state.works() && state.jobs.is_empty()).then(|| state.used.elapsed())
     }
 }
 

@@ -99,6 +99,8 @@ fn lock_in(begin: &Begin) -> Result<Inference, String> {
         session_idle_ms: begin.session_idle_ms,
         queue_runs_max: begin.runs_max,
         sessions_max: begin.sessions_max,
+        // Its threads are its bound.
+        sessions_per_model_max: 1,
         resident_bytes_max: begin.memory_bytes_max,
         generation_slots: begin.generation.slots,
         generation_kv_bytes_max: begin.generation.kv_bytes_max,

@@ -62,6 +62,11 @@ impl<T> Batcher<T> {
         self.len
     }
 
+    /// Runs that wait and can share no run of the graph with any other.
+    pub fn alone(&self) -> usize {
+        self.accounts.values().flat_map(|account| &account.waiting).filter(|run| run.shape.is_none()).count()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0

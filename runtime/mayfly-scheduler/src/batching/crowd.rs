@@ -1,0 +1,77 @@
+//! Whether one more session of a graph is worth its load: runs that cannot be joined wait for each other though cores are
+//! free.
+
+use std::time::Duration;
+
+/// Adds up what runs have waited that no session had time for. Once that is as much as a load takes, another session would
+/// have paid for itself; as soon as nobody waits, the count begins anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Crowd {
+    waited: Duration,
+    /// When a run was last taken, and how many then had to wait that cannot be joined.
+    last: Option<(Duration, u32)>,
+}
+
+impl Crowd {
+    /// A run was taken at `now`, and so many that cannot be joined are left behind while every session works.
+    pub fn taken(&mut self, now: Duration, left: u32) {
+        if let Some((at, waited)) = self.last {
+            let passed = now.saturating_sub(at).saturating_mul(waited.min(left.saturating_add(1)));
+            self.waited = self.waited.saturating_add(passed);
+        }
+        self.last = Some((now, left));
+        if left == 0 {
+            *self = Self::default();
+        }
+    }
+
+    /// Whether another session that takes `load` to load would have paid for itself.
+    pub fn is_worth(&self, load: Duration) -> bool {
+        self.waited >= load && !self.waited.is_zero()
+    }
+
+    /// One is on its way, or cannot be had: the count begins anew.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn what_has_waited_as_long_as_a_load_takes_is_worth_one() {
+        let mut crowd = Crowd::default();
+        crowd.taken(ms(100), 2);
+        assert!(!crowd.is_worth(Duration::ZERO), "nobody has waited yet");
+        crowd.taken(ms(110), 2);
+        assert!(crowd.is_worth(ms(20)) && !crowd.is_worth(ms(21)), "two for ten milliseconds: {crowd:?}");
+        crowd.taken(ms(120), 1);
+        assert!(crowd.is_worth(ms(40)));
+        crowd.reset();
+        assert!(!crowd.is_worth(ms(1)));
+    }
+
+    #[test]
+    fn who_is_soon_served_is_no_crowd() {
+        let mut crowd = Crowd::default();
+        for at in (0..1000).step_by(10) {
+            crowd.taken(ms(at), u32::from(at % 20 == 0));
+            assert!(!crowd.is_worth(ms(11)), "{at}: {crowd:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_left_behind_again_and_again_counts_each_time() {
+        let mut crowd = Crowd::default();
+        for at in 0..=10 {
+            crowd.taken(ms(at * 5), 1);
+        }
+        assert!(crowd.is_worth(ms(50)) && !crowd.is_worth(ms(51)));
+    }
+}
