@@ -1,5 +1,7 @@
 //! Guests that misbehave: each gets a clear error, spoils only its own request, and the next request works.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -145,9 +147,8 @@ async fn a_request_body_over_its_limit_is_refused() {
     let server = Server::start();
     server.deploy_guest("bad", "hostile", json!({ "limits": { "request_body_bytes_max": 1000 } })).await;
     // With a length the host can tell at once; without one, when the limit is passed.
-    // A connection whose body was not read ends with the answer: the next request must not come to it.
-    let known = server.call(Method::POST, "/d/default/bad/echo").header("connection", "close");
-    assert_eq!(known.body(vec![b'x'; 1001]).send().await.unwrap().status(), 413);
+    let known = server.call(Method::POST, "/d/default/bad/echo").body(vec![b'x'; 1001]);
+    assert_eq!(known.send().await.unwrap().status(), 413);
     let pieces = futures::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 100])));
     let unknown =
         server.call(Method::POST, "/d/default/bad/echo").body(reqwest::Body::wrap_stream(pieces)).send().await.unwrap();
@@ -156,6 +157,35 @@ async fn a_request_body_over_its_limit_is_refused() {
     assert!(seen["body"]["error"].is_string(), "{seen}");
     let fits = server.call(Method::POST, "/d/default/bad/echo").body(vec![b'x'; 1000]).send().await.unwrap();
     assert_eq!(fits.status(), 200);
+}
+
+/// Its body is still to come when it is refused: its client reads the refusal and goes on, on the same connection.
+#[tokio::test]
+async fn a_refused_request_leaves_its_connection_usable() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let server = Server::start();
+    server.deploy_guest("bad", "hostile", json!({ "limits": { "request_body_bytes_max": 1000 } })).await;
+    let mut stream = tokio::net::TcpStream::connect(server.data.strip_prefix("http://").unwrap()).await.unwrap();
+    let head = |length: usize| {
+        let key = &server.key;
+        format!(
+            "POST /d/default/bad/echo HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\ncontent-length: {length}\r\n\r\n"
+        )
+    };
+    stream.write_all(head(100_000).as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    stream.write_all(&[b'x'; 100_000]).await.unwrap();
+    stream.write_all(head(2).as_bytes()).await.unwrap();
+    stream.write_all(b"ok").await.unwrap();
+    let mut answers = String::new();
+    let mut bytes = [0; 4096];
+    while !answers.contains("HTTP/1.1 200") {
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut bytes)).await;
+        let count = read.expect("both are answered").unwrap();
+        assert!(count > 0, "closed after {answers}");
+        answers.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    assert!(answers.starts_with("HTTP/1.1 413"), "{answers}");
 }
 
 #[tokio::test]

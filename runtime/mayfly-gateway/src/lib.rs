@@ -22,6 +22,7 @@ mod room;
 mod server;
 mod target;
 mod time;
+mod unread;
 
 pub use admin::openapi;
 pub use config::GatewayConfig;

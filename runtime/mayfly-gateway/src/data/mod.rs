@@ -24,7 +24,7 @@ use mayfly_types::RequestId;
 use crate::access::{self, Reach};
 use crate::failure::Failure;
 use crate::limits::{Paced, full};
-use crate::{Gateway, headers, target};
+use crate::{Gateway, headers, target, unread};
 use options::Options;
 
 /// Answers one request, whatever happens.
@@ -34,7 +34,8 @@ pub(crate) async fn answer(gateway: Gateway, request: Request<Incoming>) -> Resp
     let client = headers::client_request_id(request.headers());
     let is_head = request.method() == Method::HEAD;
     let pace = gateway.0.config.body_idle();
-    let request = request.map(|body| Paced::new(body, pace).boxed_unsync());
+    let (request, unread) = unread::watch(request.map(|body| Paced::new(body, pace)));
+    let request = request.map(BodyExt::boxed_unsync);
     let visit = Visit { gateway, id, received };
     let routed = AssertUnwindSafe(visit.route(request)).catch_unwind().await;
     let mut response = match routed {
@@ -42,6 +43,7 @@ pub(crate) async fn answer(gateway: Gateway, request: Request<Incoming>) -> Resp
         Ok(Err(failure)) => failure.into_envelope(),
         Err(panic) => Failure::internal(&format!("panic in request {id}: {}", panic_text(&*panic))).into_envelope(),
     };
+    response = unread.settle(response).await;
     if is_head {
         response = without_body(response).await;
     }
