@@ -42,6 +42,8 @@ impl Scene {
     async fn spend(&mut self, texts: u64) {
         let response = self.embed(texts).await;
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+        // On a busy machine it comes as a stream, and is settled with its end.
+        response.bytes().await.unwrap();
         self.spent += texts * self.text_tokens;
     }
 

@@ -185,7 +185,8 @@ async fn two_hundred_models_in_turn_under_a_budget_for_fifty() {
         round().await;
     }
     let after = State::of_process();
-    assert_eq!(after.threads, before.threads);
+    // The first round's last ones may have been on their way out.
+    assert!(after.threads <= before.threads, "{before:?} {after:?}");
     assert_eq!(after.descriptors, before.descriptors);
     assert!(after.own_bytes <= before.own_bytes + 8 * MIB, "{before:?} {after:?}");
     assert!(after.mappings <= before.mappings + 8, "{before:?} {after:?}");

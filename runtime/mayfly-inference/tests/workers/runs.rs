@@ -8,7 +8,7 @@ use mayfly_inference::{Caller, Device, ElementType, Inference, RunError, Tensor,
 use mayfly_types::ModelId;
 use tokio_util::sync::CancellationToken;
 
-use crate::scene::{Inputs, ONE, Run, Scene, add, endless, f32s, inputs, limits, pid, quick, until, values};
+use crate::scene::{Inputs, ONE, Run, Scene, add, endless, f32s, inputs, limits, pid, quick, turns, until, values};
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -171,10 +171,13 @@ async fn a_run_is_stopped_at_its_deadline(scene: Scene) {
     let add_run = Run::of(&inference, ONE, &scene.package("add"));
     add_run.go(add(1.0, 1.0)).await.unwrap();
     let process = pid(&inference, ONE);
-    let slow = Run::of(&inference, ONE, &scene.package("slow")).within(Duration::from_millis(800));
+    let slow = Run::of(&inference, ONE, &scene.package("slow"));
+    // Loaded: the deadline of the next one is for its run.
+    slow.go(turns(1)).await.unwrap();
+    let slow = slow.within(Duration::from_millis(800));
     let stopped = slow.go(endless()).await;
     assert!(matches!(stopped, Err(RunError::Stopped { started: true })), "{stopped:?}");
-    assert_eq!(slow.begun(), 1);
+    assert_eq!(slow.begun(), 2);
     until("the stopped run has ended", || inference.workers().workers.iter().all(|worker| worker.runs_open == 0)).await;
     assert!(add_run.go(add(1.0, 1.0)).await.is_ok());
     assert_eq!((pid(&inference, ONE), inference.workers().crashes_total), (process, 0), "the same process");

@@ -114,7 +114,12 @@ pub(crate) fn add(left: f32, right: f32) -> Inputs {
 
 /// A run of `slow` that goes on for about as long as anybody lets it.
 pub(crate) fn endless() -> Inputs {
-    let times = Tensor::from_bytes(ElementType::I64, &[], &(i64::MAX / 2).to_le_bytes()).unwrap();
+    turns(i64::MAX / 2)
+}
+
+/// So many turns of `slow`.
+pub(crate) fn turns(times: i64) -> Inputs {
+    let times = Tensor::from_bytes(ElementType::I64, &[], &times.to_le_bytes()).unwrap();
     inputs(&[("times", times), ("start", f32s(&[64, 64], &[0.01; 64 * 64]))])
 }
 

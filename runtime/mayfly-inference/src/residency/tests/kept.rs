@@ -29,7 +29,8 @@ async fn what_is_kept_is_loaded_at_once_and_stays_until_nobody_keeps_it() {
     until("what is not kept idles out", || !loaded(&inference, "matmul")).await;
     assert_eq!(inference.evict_idle(true), 0, "not even by force");
     assert!(loaded(&inference, "add"));
-    assert_eq!(cpu(&inference).pinned_bytes, cpu(&inference).bytes);
+    // The other one's bytes go a moment after it.
+    until("what is kept is all there is", || cpu(&inference).pinned_bytes == cpu(&inference).bytes).await;
     let (_, stats) = run(&inference, "add", add(1.0, 2.0)).await.unwrap();
     assert_eq!(stats.load, None);
 
@@ -53,7 +54,7 @@ async fn what_is_kept_makes_room_for_nobody_and_others_have_the_rest() {
         resident_bytes_max: 4 * SESSION_BYTES_MIN,
         pinned_bytes_max: 2 * MIB,
         session_stay_ms_min: 0,
-        load_wait_ms_max: 300,
+        load_wait_ms_max: 10_000,
         ..Config::default()
     };
     let inference = start(Config { pinned_bytes_max: 2 * SESSION_BYTES_MIN, ..config });
