@@ -10,24 +10,24 @@ use serde_json::{Value, json};
 
 use crate::harness::{BINARY, Server, guest, header, refused, root, tiny_model};
 
-const ISOLATE: (&str, &str) = ("MAYFLY_MODELS__TENANT_MODELS", "isolate");
+pub(crate) const ISOLATE: (&str, &str) = ("MAYFLY_MODELS__TENANT_MODELS", "isolate");
 
 /// A tenant with a project of its own name, and a key for all of it.
-struct Tenant<'a> {
+pub(crate) struct Tenant<'a> {
     server: &'a Server,
     name: &'static str,
-    key: String,
+    pub(crate) key: String,
 }
 
 impl<'a> Tenant<'a> {
-    fn new(server: &'a Server, name: &'static str) -> Self {
+    pub(crate) fn new(server: &'a Server, name: &'static str) -> Self {
         server.cli_json(&["tenants", "create", name]);
         server.cli_json(&["projects", "create", name, "--tenant", name]);
         let made = server.cli_json(&["keys", "create", "--project", name, "--scope", "deploy", "--scope", "call"]);
         Self { server, name, key: made["secret"].as_str().unwrap().to_owned() }
     }
 
-    fn cli(&self, args: &[&str]) -> std::process::Output {
+    pub(crate) fn cli(&self, args: &[&str]) -> std::process::Output {
         let (url, key) = (&self.server.admin, &self.key);
         let args = [args, &["--project", self.name, "--json"]].concat();
         Command::new(BINARY).args(args).env("MAYFLY_URL", url).env("MAYFLY_KEY", key).output().unwrap()
@@ -46,16 +46,20 @@ impl<'a> Tenant<'a> {
         for (deployment, wasm, models) in
             [("meter", "meter", json!({ "rows": "rows" })), ("nn", "hostile", json!({ "slow": "slow" }))]
         {
-            let api = |method: Method, path: &str| {
-                let url = format!("{}/api/v1/projects/{}/{path}", self.server.admin, self.name);
-                self.server.http.request(method, url).bearer_auth(&self.key)
-            };
-            let stored: Value =
-                api(Method::PUT, "artifacts").body(guest(wasm)).send().await.unwrap().json().await.unwrap();
-            let spec = json!({ "handler": { "digest": stored["digest"] }, "models": models });
-            let deployed = api(Method::POST, &format!("deployments/{deployment}")).json(&spec).send().await.unwrap();
-            assert!(deployed.status().is_success(), "{}", deployed.text().await.unwrap());
+            self.deploy(deployment, wasm, models).await;
         }
+    }
+
+    /// Deploys a guest on models of its own.
+    pub(crate) async fn deploy(&self, deployment: &str, wasm: &str, models: Value) {
+        let api = |method: Method, path: &str| {
+            let url = format!("{}/api/v1/projects/{}/{path}", self.server.admin, self.name);
+            self.server.http.request(method, url).bearer_auth(&self.key)
+        };
+        let stored: Value = api(Method::PUT, "artifacts").body(guest(wasm)).send().await.unwrap().json().await.unwrap();
+        let spec = json!({ "handler": { "digest": stored["digest"] }, "models": models });
+        let deployed = api(Method::POST, &format!("deployments/{deployment}")).json(&spec).send().await.unwrap();
+        assert!(deployed.status().is_success(), "{}", deployed.text().await.unwrap());
     }
 
     /// One run of a row.

@@ -16,6 +16,7 @@ mod cli;
 mod clock;
 mod counting;
 mod crash;
+mod cuda;
 mod deletion;
 mod embeddings;
 mod full_disk;

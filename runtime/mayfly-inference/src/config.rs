@@ -6,6 +6,7 @@ use std::time::Duration;
 use mayfly_scheduler::batching::Settings;
 use serde::{Deserialize, Serialize};
 
+use crate::Device;
 use crate::residency::models_bytes;
 use crate::worker::GenerationBounds;
 
@@ -144,9 +145,14 @@ impl Config {
         }
     }
 
-    /// `generation_kv_bytes_max`, resolved: one engine's attention state leaves room for its weights.
-    pub(crate) fn generation_kv_bytes(&self) -> u64 {
-        self.generation_kv_bytes_max.min(self.resident_bytes() / 2)
+    /// `generation_kv_bytes_max` on `device`, resolved: one engine's attention state leaves room for its weights.
+    pub(crate) fn generation_kv_bytes(&self, device: Device) -> u64 {
+        let models = match device {
+            Device::Cpu => self.resident_bytes(),
+            Device::Cuda if self.cuda_bytes_max == 0 => u64::MAX,
+            Device::Cuda => self.cuda_bytes_max,
+        };
+        self.generation_kv_bytes_max.min(models / 2)
     }
 
     /// `constraint_compiles_max`, resolved: at least one.
@@ -261,7 +267,10 @@ mod tests {
         let problems = config.validate().expect_err("more is to be kept than there may be");
         assert!(problems.len() == 1 && problems[0].starts_with("inference.pinned_bytes_max "), "{problems:?}");
         let config = Config { resident_bytes_max: 100 << 20, ..Config::default() };
-        assert_eq!((config.resident_bytes(), config.generation_kv_bytes()), (100 << 20, 50 << 20));
+        assert_eq!((config.resident_bytes(), config.generation_kv_bytes(Device::Cpu)), (100 << 20, 50 << 20));
+        assert_eq!(config.generation_kv_bytes(Device::Cuda), config.generation_kv_bytes_max, "the GPU has no limit");
+        let config = Config { cuda_bytes_max: 60 << 20, ..config };
+        assert_eq!(config.generation_kv_bytes(Device::Cuda), 30 << 20);
         assert!(Config::default().resident_bytes() > 0);
     }
 

@@ -2,12 +2,13 @@
 //!
 //! [`crate::Inference::generate`] starts a generation; [`Generation`] gives its chunks. An engine is one thread
 //! (`generation/engine.rs`) that asks the scheduler what to run next, runs it (`generation/runner.rs`) over KV buffers
-//! in reserved address space (`generation/kv.rs`), samples each row and hands its tokens to whoever reads. What a token
+//! in reserved address space or in a GPU's memory (`generation/kv.rs`), samples each row and hands its tokens to whoever reads. What a token
 //! costs is the business of the [`GenerationAccount`] that comes with the request; who may start how much is decided
 //! above this crate.
 
 mod chunk;
 mod constraint;
+mod device;
 mod engine;
 mod error;
 mod kv;

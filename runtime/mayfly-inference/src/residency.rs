@@ -156,7 +156,7 @@ impl Residents {
         if let Some(held) = self.ready::<Engine>(key)? {
             return Ok(Claim::Ready(held));
         }
-        generation::check_device(model.device)?;
+        generation::check_device(model.device, decoder)?;
         let (wanted, start) = self.to_generate(model, decoder);
         self.claim_or(key, &wanted, deadline, start)
     }
@@ -177,7 +177,7 @@ impl Residents {
 
     fn wanted_to_generate(&self, model: &Model, decoder: &DecoderInfo) -> Wanted {
         let (file, weights) = self.file(model);
-        Wanted { file, weights, kv_bytes: self.engine_limits.kv_bytes(decoder) }
+        Wanted { file, weights, kv_bytes: self.engine_limits.kv_bytes(decoder, model.device) }
     }
 
     /// What is loaded and takes work: the way of every run, so it does nothing else.
@@ -213,8 +213,8 @@ impl Residents {
     pub(crate) fn needs(&self, model: &Model, decoder: Option<&DecoderInfo>) -> Result<Needs, LoadError> {
         session::check_device(&self.options.library, model.device)?;
         let (file, weights) = self.file(model);
-        let decoder = decoder.filter(|_| generation::check_device(model.device).is_ok());
-        let kv_bytes = decoder.map_or(0, |decoder| self.engine_limits.kv_bytes(decoder));
+        let decoder = decoder.filter(|decoder| generation::check_device(model.device, decoder).is_ok());
+        let kv_bytes = decoder.map_or(0, |decoder| self.engine_limits.kv_bytes(decoder, model.device));
         let (key, wanted) = ((model.digest, model.device), Wanted { file, weights, kv_bytes });
         let mut slots = self.lock();
         let need = self.need(&mut slots, key, &wanted);

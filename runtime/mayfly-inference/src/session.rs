@@ -5,6 +5,7 @@
 
 mod executor;
 mod folding;
+mod identity;
 mod inline;
 mod join;
 mod load;
@@ -15,6 +16,7 @@ mod save;
 mod ticket;
 
 pub(crate) use executor::{Executor, give_memory_back, start, start_beside};
+pub(crate) use identity::identity;
 pub(crate) use join::{JoinRules, Joint};
 pub(crate) use load::{CopySource, Loaded, Model, Options, Pool, Source, check_device, load, probe_load};
 pub(crate) use probe::try_joining;

@@ -6,6 +6,8 @@ mod data;
 pub(crate) mod shelf;
 mod value;
 
+pub(crate) use value::OutputError;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -25,7 +25,7 @@ use super::kv::Placement;
 use super::runner::{Runner, RunnerLimits, runner};
 use super::{EngineLoad, Generation};
 use crate::session::{self, Loaded, Model, Options, Pool, Source};
-use crate::{Batching, Config, DecoderInfo, DecoderLayout, Device, LoadError, Resident};
+use crate::{Batching, Config, DecoderInfo, DecoderLayout, Device, ElementType, LoadError, Resident};
 
 /// Tokens that a sequence may be ahead of its reader.
 pub(crate) const AHEAD_MAX: u32 = 16;
@@ -38,7 +38,9 @@ pub(crate) struct EngineLimits {
     slots: u32,
     /// Whether this process may have no more addresses than memory, as one for a tenant's own models.
     addresses_count: bool,
+    /// In host memory, and in a GPU's.
     kv_bytes_max: u64,
+    cuda_kv_bytes_max: u64,
     waiting_max: u32,
     prefill_chunk_max: u32,
     stall: Duration,
@@ -49,22 +51,30 @@ impl EngineLimits {
         Self {
             slots: config.generation_slots,
             addresses_count: getrlimit(Resource::Data).current.is_some(),
-            kv_bytes_max: config.generation_kv_bytes(),
+            kv_bytes_max: config.generation_kv_bytes(Device::Cpu),
+            cuda_kv_bytes_max: config.generation_kv_bytes(Device::Cuda),
             waiting_max: config.generation_waiting_max,
             prefill_chunk_max: config.generation_prefill_chunk_max,
             stall: Duration::from_millis(config.generation_stall_ms),
         }
     }
 
-    /// The most bytes of attention state that an engine of `decoder` will have: as many as its slots hold, or as it may.
-    pub(crate) fn kv_bytes(&self, decoder: &DecoderInfo) -> u64 {
-        let settings = self.settings(decoder);
-        let tokens = u64::from(settings.kv_slots()).saturating_mul(settings.context_max.into());
-        tokens.saturating_mul(token_bytes(decoder)).min(self.kv_bytes_max)
+    fn kv_bytes_max(&self, device: Device) -> u64 {
+        match device {
+            Device::Cpu => self.kv_bytes_max,
+            Device::Cuda => self.cuda_kv_bytes_max,
+        }
     }
 
-    fn settings(&self, decoder: &DecoderInfo) -> Settings {
-        let kv_tokens_max = self.kv_bytes_max / token_bytes(decoder).max(1);
+    /// The most bytes of attention state that an engine of `decoder` will have: as many as its slots hold, or as it may.
+    pub(crate) fn kv_bytes(&self, decoder: &DecoderInfo, device: Device) -> u64 {
+        let settings = self.settings(decoder, device);
+        let tokens = u64::from(settings.kv_slots()).saturating_mul(settings.context_max.into());
+        tokens.saturating_mul(token_bytes(decoder)).min(self.kv_bytes_max(device))
+    }
+
+    fn settings(&self, decoder: &DecoderInfo, device: Device) -> Settings {
+        let kv_tokens_max = self.kv_bytes_max(device) / token_bytes(decoder).max(1);
         let mut settings = Settings {
             slots: self.slots,
             // No sequence can be longer than all of them together.
@@ -75,23 +85,29 @@ impl EngineLimits {
             stall_after_ns: u64::try_from(self.stall.as_nanos()).unwrap_or(u64::MAX),
             prefill_chunk_max: self.prefill_chunk_max,
             step_target_ns: u64::try_from(STEP_TARGET.as_nanos()).unwrap_or(u64::MAX),
-            batched: decoder.layout == DecoderLayout::GroupQuery && decoder.batching == Batching::Continuous,
+            batched: decoder.layout == DecoderLayout::GroupQuery
+                && match decoder.batching {
+                    Batching::Continuous => true,
+                    Batching::ContinuousOnGpu => device == Device::Cuda,
+                    Batching::OneAtATime => false,
+                },
         };
-        if self.addresses_count && decoder.layout == DecoderLayout::GroupQuery {
+        let whole = self.addresses_count || Placement::of(device) != Placement::Host;
+        if whole && decoder.layout == DecoderLayout::GroupQuery {
             whole_slots(&mut settings);
         }
         settings
     }
 }
 
-/// Where memory is taken for whole slots, whatever is in them: fewer slots, so that each can hold the context; where not even
-/// one and the slot to move through can, shorter ones.
+/// Where memory, or what counts as such, is taken for whole slots, whatever is in them: fewer slots, so that each can hold
+/// the context; where not even one and the slot to move through can, shorter ones.
 fn whole_slots(settings: &mut Settings) {
     let whole = settings.kv_tokens_max / u64::from(settings.context_max.max(1));
     let whole = u32::try_from(whole).unwrap_or(u32::MAX).saturating_sub(u32::from(settings.batched));
     settings.slots = settings.slots.min(whole).max(1);
     let each = settings.kv_tokens_max / u64::from(settings.kv_slots());
-    settings.context_max = settings.context_max.min(u32::try_from(each).unwrap_or(u32::MAX));
+    settings.context_max = settings.context_max.min(u32::try_from(each).unwrap_or(u32::MAX)).max(1);
 }
 
 /// Bytes of attention state for one position.
@@ -100,9 +116,22 @@ fn token_bytes(decoder: &DecoderInfo) -> u64 {
     head_bytes * u64::from(decoder.kv_heads) * decoder.past.len() as u64 * 2
 }
 
-/// Says why there is no generation on `device`, if there is none.
-pub(crate) fn check_device(device: Device) -> Result<(), LoadError> {
-    Placement::of(device).map(drop)
+/// Says why there is no generation with `decoder` on `device`, if there is none.
+pub(crate) fn check_device(device: Device, decoder: &DecoderInfo) -> Result<(), LoadError> {
+    let other = decoder.layout == DecoderLayout::GroupQuery && decoder.kv_type != ElementType::F16;
+    if device == Device::Cuda && other {
+        // The provider has no such kernel: ONNX Runtime would do this one operation on the CPU, and move all attention
+        // state there and back at every step.
+        return Err(LoadError::NoDevice {
+            device: device.as_str(),
+            reason: format!(
+                "its attention state is {:?}, and GroupQueryAttention on `cuda` takes F16 (export it with `-p fp16` or \
+                 `-p int4` and `-e cuda`)",
+                decoder.kv_type
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// One loaded decoder. Shared by everybody who generates with it.
@@ -145,7 +174,12 @@ pub(crate) fn start(
     gone: impl FnOnce(&Arc<Engine>) + Send + 'static,
 ) -> Result<(), LoadError> {
     let logits = (!decoder.last_position_only).then(|| decoder.logits.as_str().into());
-    let options = Options { pool: Pool::Own, logits, ..options };
+    let pool = match Placement::of(model.device) {
+        Placement::Host => Pool::Own,
+        // The work is the device's; threads that spin meanwhile take time from others.
+        Placement::Device(_) => Pool::Shared,
+    };
+    let options = Options { pool, logits, ..options };
     let name = format!("mayfly-gen-{}", &model.digest.hex()[..4]);
     let work = move || {
         // The binding, too, can panic on a model that it did not foresee.
@@ -179,7 +213,7 @@ pub(super) fn start_with(
     config: &Config,
     runner: impl FnOnce() -> Box<dyn Runner> + Send + 'static,
 ) -> Arc<Engine> {
-    let settings = EngineLimits::new(config).settings(decoder);
+    let settings = EngineLimits::new(config).settings(decoder, model.device);
     let engine = Arc::new(Engine::new(model, &settings, Duration::ZERO, 0, false));
     let (worker, eos) = (Arc::clone(&engine), decoder.eos.clone());
     thread::spawn(move || Worker::new(worker, runner(), settings, eos).work());
@@ -194,13 +228,15 @@ fn load(model: &Model, decoder: &DecoderInfo, options: &Options, limits: EngineL
     let decoder =
         &DecoderInfo { last_position_only: decoder.last_position_only || last_position_only, ..decoder.clone() };
     tracing::info!(model = %model.digest, device = %model.device, ?load, bytes, copy = from_copy, "engine loaded");
-    let settings = limits.settings(decoder);
+    let settings = limits.settings(decoder, model.device);
     let limits = RunnerLimits {
         slots: settings.kv_slots(),
         context: settings.context_max,
         chunk_max: settings.prefill_chunk_max,
     };
-    let runner = runner(session, decoder, model.device, limits).map_err(|detail| LoadError::Failed { detail })?;
+    let placement = Placement::of(model.device);
+    let runner =
+        runner(session, decoder, placement, &options.library, limits).map_err(|detail| LoadError::Failed { detail })?;
     Ok((Engine::new(model.clone(), &settings, load, bytes, from_copy), runner, settings))
 }
 

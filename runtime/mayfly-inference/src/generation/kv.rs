@@ -1,29 +1,33 @@
-//! Memory for attention state (KV): reserved address space whose pages come by touch and go when a slot is released.
+//! Memory for attention state (KV): on the host reserved address space whose pages come by touch and go when a slot is
+//! released; on a device blocks that are taken whole.
 
 use std::io;
 use std::ptr::NonNull;
 
+use ort::memory::MemoryInfo;
+use ort::session::Session;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use crate::{Device, LoadError};
+use super::device::Blocks;
+use crate::Device;
+use crate::library::Library;
 
-/// Where a decoder's KV lives.
+/// Where a decoder's KV lives. It is where the session runs: anywhere else it would cross the bus at every step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Placement {
-    /// In this process's memory, as the CPU provider wants it.
+    /// In this process's memory, as the CPU provider wants it: a page is taken by the first touch and given back with
+    /// its slot.
     Host,
+    /// In a device's memory: all slots are taken at the load and given back with the session.
+    Device(Device),
 }
 
 impl Placement {
     /// Where the KV of a session on `device` has to be.
-    pub(super) fn of(device: Device) -> Result<Self, LoadError> {
+    pub(super) const fn of(device: Device) -> Self {
         match device {
-            Device::Cpu => Ok(Self::Host),
-            // In host memory it would cross the bus at every step; that is no GPU generation worth the name.
-            Device::Cuda => Err(LoadError::NoDevice {
-                device: device.as_str(),
-                reason: "text generation keeps its attention state in host memory and runs on `cpu` only".to_owned(),
-            }),
+            Device::Cpu => Self::Host,
+            Device::Cuda => Self::Device(device),
         }
     }
 }
@@ -138,43 +142,93 @@ impl SlotShape {
 #[derive(Debug)]
 pub(super) struct KvBuffers {
     shape: SlotShape,
-    buffers: Vec<Reserved>,
+    memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Host(Vec<Reserved>),
+    Device(Blocks),
 }
 
 impl KvBuffers {
-    /// `count` buffers of `shape`.
+    /// `count` buffers of `shape` in host memory.
     pub(super) fn new(count: usize, shape: SlotShape) -> io::Result<Self> {
         let bytes = shape.bytes().ok_or(io::ErrorKind::OutOfMemory)?;
         let buffers = (0..count).map(|_| Reserved::new(bytes)).collect::<io::Result<_>>()?;
-        Ok(Self { shape, buffers })
+        Ok(Self { shape, memory: Memory::Host(buffers) })
+    }
+
+    /// `count` buffers of `shape` in the memory of `device`, which `session` runs on.
+    pub(super) fn on_device(
+        session: &Session,
+        device: Device,
+        library: &Library,
+        count: usize,
+        shape: SlotShape,
+    ) -> ort::Result<Self> {
+        shape.bytes().ok_or_else(|| ort::Error::new("they are too large"))?;
+        let blocks = Blocks::new(session, device, library, count, (shape.slots, shape.slot_bytes()))?;
+        Ok(Self { shape, memory: Memory::Device(blocks) })
+    }
+
+    /// The device's memory they are in; none for the host's.
+    pub(super) fn device_memory(&self) -> Option<&MemoryInfo<'static>> {
+        match &self.memory {
+            Memory::Host(_) => None,
+            Memory::Device(blocks) => Some(blocks.info()),
+        }
+    }
+
+    /// Bytes that are taken whatever is in use.
+    pub(super) fn fixed_bytes(&self) -> Option<u64> {
+        match &self.memory {
+            Memory::Host(_) => None,
+            Memory::Device(blocks) => Some(blocks.bytes()),
+        }
     }
 
     /// The first byte of `slot` in buffer `index`.
     pub(super) fn slot(&self, index: usize, slot: usize) -> *mut u8 {
         assert!(slot < self.shape.slots, "a slot of ours");
-        self.buffers[index].as_ptr().wrapping_add(slot * self.shape.slot_bytes())
+        let offset = slot * self.shape.slot_bytes();
+        match &self.memory {
+            Memory::Host(buffers) => buffers[index].as_ptr().wrapping_add(offset),
+            Memory::Device(blocks) => blocks.at(index, offset),
+        }
     }
 
-    /// Copies the first `positions` of slot `from` to slot `to`, in all buffers.
-    pub(super) fn copy(&mut self, from: usize, to: usize, positions: usize) {
+    /// Copies the first `positions` of slot `from` to slot `to`, in all buffers. On a device the rest comes with them: one
+    /// long copy there is faster than one for each head.
+    pub(super) fn copy(&mut self, from: usize, to: usize, positions: usize) -> ort::Result<()> {
         if from == to {
-            return;
+            return Ok(());
         }
         assert!(from.max(to) < self.shape.slots && positions <= self.shape.positions, "a copy within the slots");
-        let head = self.shape.positions * self.shape.head_bytes;
-        for buffer in &mut self.buffers {
-            for at in (0..self.shape.heads).map(|index| index * head) {
-                let [from, to] = [from, to].map(|slot| slot * self.shape.slot_bytes() + at);
-                buffer.copy(from, to, positions * self.shape.head_bytes);
+        let bytes = self.shape.slot_bytes();
+        match &mut self.memory {
+            Memory::Host(buffers) => {
+                let head = self.shape.positions * self.shape.head_bytes;
+                for buffer in buffers {
+                    for at in (0..self.shape.heads).map(|index| index * head) {
+                        let [from, to] = [from, to].map(|slot| slot * bytes + at);
+                        buffer.copy(from, to, positions * self.shape.head_bytes);
+                    }
+                }
+                Ok(())
+            }
+            Memory::Device(blocks) => {
+                (0..blocks.count()).try_for_each(|block| blocks.copy((block, from * bytes), (block, to * bytes), bytes))
             }
         }
     }
 
-    /// Gives the memory of `slot` back to the system.
+    /// Gives the memory of `slot` back to the system, where it can be given back alone.
     pub(super) fn release(&mut self, slot: usize) {
         let bytes = self.shape.slot_bytes();
-        for buffer in &mut self.buffers {
-            buffer.forget(slot * bytes, bytes);
+        match &mut self.memory {
+            Memory::Host(buffers) => buffers.iter_mut().for_each(|buffer| buffer.forget(slot * bytes, bytes)),
+            Memory::Device(_) => {}
         }
     }
 }
@@ -201,7 +255,7 @@ mod tests {
         let mut buffers = KvBuffers::new(2, shape).unwrap();
         write(&buffers, 0, 7);
         write(&buffers, 2, 1);
-        buffers.copy(0, 2, 3);
+        buffers.copy(0, 2, 3).unwrap();
         let seen: Vec<u8> = (0..64).map(|at| read(&buffers, 2, at)).collect();
         let head: Vec<u8> = [[7; 12].as_slice(), &[1; 20]].concat();
         assert_eq!(seen, [head.clone(), head].concat());
@@ -228,9 +282,8 @@ mod tests {
     }
 
     #[test]
-    fn cuda_is_refused_and_says_why() {
-        assert_eq!(Placement::of(Device::Cpu).unwrap(), Placement::Host);
-        let error = Placement::of(Device::Cuda).unwrap_err().to_string();
-        assert!(error.contains("`cuda`") && error.contains("generation"), "{error}");
+    fn it_is_where_the_session_runs() {
+        assert_eq!(Placement::of(Device::Cpu), Placement::Host);
+        assert_eq!(Placement::of(Device::Cuda), Placement::Device(Device::Cuda));
     }
 }

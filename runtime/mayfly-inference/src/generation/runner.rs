@@ -3,9 +3,10 @@
 //! What runs when is the scheduler's business; a [`Runner`] does one step of it and shows the logits. One
 //! implementation for each layout of decoder graphs.
 
-mod binding;
+pub(super) mod binding;
 mod concatenated;
 mod group_query;
+mod held;
 mod memory;
 
 use ort::session::{RunOptions, Session};
@@ -14,7 +15,8 @@ use ort::value::TensorElementType;
 use self::concatenated::Concatenated;
 use self::group_query::GroupQuery;
 use super::kv::Placement;
-use crate::{DecoderInfo, DecoderLayout, Device, ElementType};
+use crate::library::Library;
+use crate::{DecoderInfo, DecoderLayout, ElementType};
 
 /// How much a runner has to hold.
 #[derive(Debug, Clone, Copy)]
@@ -58,21 +60,23 @@ pub(super) trait Runner {
     fn bytes(&self) -> u64;
 }
 
-/// The runner of `decoder`, over `session`.
+/// The runner of `decoder`, over `session`, with its attention state at `placement`.
 ///
 /// # Errors
-/// A text for the log: the graph is not as `decoder` says, or there is no address space for its attention state.
+/// A text for the log: the graph is not as `decoder` says, or there is no memory for its attention state.
 pub(super) fn runner(
     session: Session,
     decoder: &DecoderInfo,
-    device: Device,
+    placement: Placement,
+    library: &Library,
     limits: RunnerLimits,
 ) -> Result<Box<dyn Runner>, String> {
-    let Placement::Host = Placement::of(device).map_err(|error| error.to_string())?;
     let failed = |error: ort::Error| error.to_string();
     Ok(match decoder.layout {
-        DecoderLayout::GroupQuery => Box::new(GroupQuery::new(session, decoder, limits)?),
-        DecoderLayout::Concatenated => Box::new(Concatenated::new(session, decoder, limits).map_err(failed)?),
+        DecoderLayout::GroupQuery => Box::new(GroupQuery::new(session, decoder, placement, library, limits)?),
+        DecoderLayout::Concatenated => {
+            Box::new(Concatenated::new(session, decoder, placement, library, limits).map_err(failed)?)
+        }
     })
 }
 

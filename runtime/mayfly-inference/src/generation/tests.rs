@@ -3,6 +3,7 @@
 
 mod bare;
 mod bounds;
+mod cuda;
 mod exact;
 mod faults;
 mod leaving;
@@ -39,6 +40,7 @@ const LAYOUTS: [&str; 2] = ["decoder_genai", "decoder_optimum"];
 struct Host {
     inference: Inference,
     package: Arc<Package>,
+    device: Device,
     _folder: TempDir,
 }
 
@@ -52,11 +54,11 @@ impl Host {
             panic!("{error}\nthese tests need ORT_DISABLE_TELEMETRY=1 and, unless it is installed, MAYFLY_ORT_DYLIB")
         });
         let (package, folder) = stored(model);
-        Self { inference, package: Arc::new(package), _folder: folder }
+        Self { inference, package: Arc::new(package), device: Device::Cpu, _folder: folder }
     }
 
     async fn start(&self, request: GenerationRequest) -> Result<Generation, GenerationError> {
-        self.inference.generate(&self.package, Device::Cpu, request).await
+        self.inference.generate(&self.package, self.device, request).await
     }
 
     /// Everything of choice 0.

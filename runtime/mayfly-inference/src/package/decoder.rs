@@ -26,6 +26,8 @@ pub enum DecoderLayout {
 pub enum Batching {
     /// Sequences of any length share each run.
     Continuous,
+    /// So they do on a GPU; on the CPU one sequence a run. Half precision, which the CPU's operator was not proven with.
+    ContinuousOnGpu,
     /// One sequence a run.
     OneAtATime,
 }

@@ -172,6 +172,7 @@ fn decoder(checked: &Checked, facts: &mut Facts, embeddings: Option<&str>) -> Op
         Ok(Some(decoder)) => {
             let text = match decoder.batching {
                 Batching::Continuous => "continuous".to_owned(),
+                Batching::ContinuousOnGpu => "continuous-on-gpu".to_owned(),
                 Batching::OneAtATime => "one-at-a-time".to_owned(),
             };
             (Some(decoder), text)

@@ -207,8 +207,8 @@ impl Residents {
             for keep in models.iter().filter(on_device) {
                 session::check_device(&self.options.library, device)?;
                 for kind in keep.kinds().filter(|kind| seen.insert((keep.key(), *kind))) {
-                    if kind == Kind::Generates {
-                        crate::generation::check_device(device)?;
+                    if let (Kind::Generates, Some(decoder)) = (kind, &keep.decoder) {
+                        crate::generation::check_device(device, decoder)?;
                     }
                     let need = self.need_kept(keep, kind);
                     slots.device(device).fit(need).map_err(|why| refused(device, why))?;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use mayfly_scheduler::batching::Settings;
 use mayfly_types::Digest;
-use ort::ep::{CUDA, ExecutionProvider as _};
+use ort::ep::cuda::ConvAlgorithmSearch;
+use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider as _};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, ValueType};
@@ -210,11 +211,15 @@ pub(super) fn load_file(model: &Model, file: &Path, options: &Options, pack: boo
     let before = own_bytes();
     let began = Instant::now();
     let (session, last_position_only) = session(model, file, options, pack).map_err(|error| match model.device {
-        // The provider is compiled in; that it failed is about this machine. Never the CPU instead.
-        Device::Cuda if error.code() == ort::ErrorCode::ExecutionProviderFailure => {
-            LoadError::NoDevice { device: model.device.as_str(), reason: super::run::readable(error.message()) }
-        }
-        _ => LoadError::Failed { detail: error.to_string() },
+        Device::Cpu => LoadError::Failed { detail: error.to_string() },
+        // The provider is compiled in. Where it cannot take any graph, that is about this machine. Never the CPU instead.
+        Device::Cuda => match super::identity(model.device, &options.library) {
+            Ok(_) => LoadError::Failed { detail: error.to_string() },
+            Err(device) => {
+                let reason = super::run::readable(device.message());
+                LoadError::NoDevice { device: model.device.as_str(), reason }
+            }
+        },
     })?;
     check_outlets("input", session.inputs())?;
     check_outlets("output", session.outputs())?;
@@ -275,10 +280,23 @@ pub(super) fn session_builder(model: &Model, options: &Options) -> ort::Result<S
         // Without it they go on for a while after the run, on somebody else's time.
         builder = builder.with_config_entry("session.force_spinning_stop", "1")?;
     }
-    if model.device == Device::Cuda {
-        builder = builder.with_execution_providers([CUDA::default().with_device_id(0).build().error_on_failure()])?;
+    on_device(builder, model.device)
+}
+
+/// Puts a session on `device`, or fails.
+pub(super) fn on_device(builder: SessionBuilder, device: Device) -> ort::Result<SessionBuilder> {
+    match device {
+        Device::Cpu => Ok(builder),
+        Device::Cuda => {
+            let provider = CUDA::default()
+                .with_device_id(0)
+                // By default its memory grows in powers of two, and a session may hold twice what it uses.
+                .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+                // By default each shape of a convolution that has not been seen is tried with every algorithm there is.
+                .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+            Ok(builder.with_execution_providers([provider.build().error_on_failure()])?)
+        }
     }
-    Ok(builder)
 }
 
 /// Everything that goes in and out must be a tensor of a type we know.

@@ -73,6 +73,14 @@ impl Tensor {
 
     /// An output of a run whose inputs were `inputs`.
     pub(crate) fn from_output(value: DynValue, inputs: &[(String, Self)]) -> Result<Self, OutputError> {
+        Self::from_output_of(value, inputs.iter().map(|(_, input)| input))
+    }
+
+    /// As [`Self::from_output`].
+    pub(crate) fn from_output_of<'a>(
+        value: DynValue,
+        inputs: impl IntoIterator<Item = &'a Self>,
+    ) -> Result<Self, OutputError> {
         let value: DynTensor = value.downcast::<DynTensorValueType>().map_err(|_| OutputError::NotTensor)?;
         let element_type =
             ElementType::from_runtime(*value.data_type()).ok_or_else(|| OutputError::Type(*value.data_type()))?;
@@ -87,7 +95,7 @@ impl Tensor {
             .map_err(|_| OutputError::Size)?;
         let len = element_type.bytes_of(&dimensions).ok().and_then(|len| usize::try_from(len).ok());
         let len = len.ok_or(OutputError::Size)?;
-        let data = RuntimeData::new(value, len, inputs.iter().map(|(_, input)| &input.data));
+        let data = RuntimeData::new(value, len, inputs.into_iter().map(|input| &input.data));
         Ok(Self { data: Arc::new(Data::Runtime(data)), element_type, dimensions, opaque: None })
     }
 }

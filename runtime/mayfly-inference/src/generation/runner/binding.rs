@@ -8,25 +8,25 @@ use std::fmt;
 use std::ptr::NonNull;
 
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, RunOptions, Session};
-use ort::value::TensorElementType;
+use ort::session::{IoBinding, RunOptions, Session, SessionInputValue};
+use ort::value::{DynValue, TensorElementType};
 use ort::{AsPointer as _, sys};
 
 /// A tensor that looks at memory it does not own.
-pub(super) struct View(NonNull<sys::OrtValue>);
+pub(in crate::generation) struct View(NonNull<sys::OrtValue>);
 
 // SAFETY: a value may be used by any thread, one at a time.
 #[expect(unsafe_code, reason = "a raw pointer is not Send by itself")]
 unsafe impl Send for View {}
 
 impl View {
-    /// A view of host memory as a tensor of `shape`.
+    /// A view of memory of the kind that `info` names as a tensor of `shape`.
     ///
     /// # Safety
     /// `data` holds at least `shape`'s elements of `element_type`, aligned for it, for as long as the view or any binding
     /// it was bound to may run; and nobody else uses that memory while such a run is under way.
     #[expect(unsafe_code, reason = "see the module")]
-    pub(super) unsafe fn new(
+    pub(in crate::generation) unsafe fn new(
         info: &MemoryInfo,
         element_type: TensorElementType,
         data: *mut u8,
@@ -36,6 +36,7 @@ impl View {
             TensorElementType::Int64 => 8,
             TensorElementType::Float32 => 4,
             TensorElementType::Float16 => 2,
+            TensorElementType::Uint8 => 1,
             other => unreachable!("{other} is no element type of a decoder's tensors"),
         };
         let elements =
@@ -77,15 +78,15 @@ impl fmt::Debug for View {
 
 /// Inputs and outputs of runs, bound once and run as often as wanted.
 #[derive(Debug)]
-pub(super) struct Binding(IoBinding);
+pub(in crate::generation) struct Binding(IoBinding);
 
 impl Binding {
-    pub(super) fn new(session: &Session) -> ort::Result<Self> {
+    pub(in crate::generation) fn new(session: &Session) -> ort::Result<Self> {
         session.create_binding().map(Self)
     }
 
     /// Every later run reads the input `name` from `view`.
-    pub(super) fn input(&mut self, name: &CStr, view: &View) -> ort::Result<()> {
+    pub(in crate::generation) fn input(&mut self, name: &CStr, view: &View) -> ort::Result<()> {
         // SAFETY: all three live for the call; the binding takes a reference of its own to the value.
         #[expect(unsafe_code, reason = "see the module")]
         unsafe {
@@ -94,7 +95,7 @@ impl Binding {
     }
 
     /// Every later run writes the output `name` to `view`.
-    pub(super) fn output(&mut self, name: &CStr, view: &View) -> ort::Result<()> {
+    pub(in crate::generation) fn output(&mut self, name: &CStr, view: &View) -> ort::Result<()> {
         // SAFETY: as for inputs.
         #[expect(unsafe_code, reason = "see the module")]
         unsafe {
@@ -103,7 +104,7 @@ impl Binding {
     }
 
     /// Runs `session`, which the binding was made for.
-    pub(super) fn run(&mut self, session: &mut Session, options: &RunOptions) -> ort::Result<()> {
+    pub(in crate::generation) fn run(&mut self, session: &mut Session, options: &RunOptions) -> ort::Result<()> {
         // SAFETY: the session is borrowed mutably, so nothing else runs on it; the memory behind the views is alive and
         // unused, as whoever made them promised.
         #[expect(unsafe_code, reason = "see the module")]
@@ -113,13 +114,28 @@ impl Binding {
     }
 }
 
+/// Every later run of `binding` reads the input `name` from `value`, which has to live as long; where it is in another
+/// memory than the session wants, it is copied now.
+pub(in crate::generation) fn bind_value(
+    binding: &mut IoBinding,
+    name: &CStr,
+    value: &SessionInputValue<'_>,
+) -> ort::Result<()> {
+    let value: &DynValue = value;
+    // SAFETY: as for views: the binding takes a reference of its own to the value, and our caller keeps its memory.
+    #[expect(unsafe_code, reason = "see the module")]
+    unsafe {
+        check((ort::api().BindInput)(binding.ptr_mut(), name.as_ptr(), value.ptr()))
+    }
+}
+
 /// Host memory, for views.
-pub(super) fn host_memory() -> ort::Result<MemoryInfo<'static>> {
+pub(in crate::generation) fn host_memory() -> ort::Result<MemoryInfo<'static>> {
     MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)
 }
 
 /// A name of the graph as the library takes it.
-pub(super) fn name(name: &str) -> ort::Result<CString> {
+pub(in crate::generation) fn name(name: &str) -> ort::Result<CString> {
     CString::new(name).map_err(|_| ort::Error::new("a tensor's name has a zero byte"))
 }
 

@@ -1,5 +1,5 @@
 //! Graphs that give `present` as `past` with the new positions behind it: one sequence a run, and what a run gives is
-//! what the next one takes, without a copy.
+//! what the next one takes, without a copy, where the session runs.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,19 +8,24 @@ use half::f16;
 use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, TensorElementType};
 
+use super::held::{DeviceSide, Held};
 use super::{DecodeRow, Runner, RunnerLimits, float_type, output_type, run_options};
-use crate::{DecoderInfo, Tensor, TensorError};
+use crate::generation::kv::Placement;
+use crate::library::Library;
+use crate::{DecoderInfo, Tensor};
 
 pub(super) struct Concatenated {
     session: Session,
     options: RunOptions,
+    /// Where the session runs on a device.
+    device: Option<DeviceSide>,
     ids: String,
     mask: Option<String>,
     positions: Option<String>,
     /// What each output of the graph is, by name.
     outputs: HashMap<String, Output>,
     /// A slot's state before its first position.
-    empty: Vec<(String, Tensor)>,
+    empty: Vec<(String, Held)>,
     slots: Vec<Slot>,
     vocab: usize,
     last_position_only: bool,
@@ -43,12 +48,18 @@ enum Output {
 #[derive(Debug, Clone, Default)]
 struct Slot {
     /// The inputs of the past, `[1, kv_heads, positions, head_size]` each; none for no positions.
-    state: Vec<(String, Tensor)>,
+    state: Vec<(String, Held)>,
     positions: u32,
 }
 
 impl Concatenated {
-    pub(super) fn new(session: Session, decoder: &DecoderInfo, limits: RunnerLimits) -> ort::Result<Self> {
+    pub(super) fn new(
+        session: Session,
+        decoder: &DecoderInfo,
+        placement: Placement,
+        library: &Library,
+        limits: RunnerLimits,
+    ) -> ort::Result<Self> {
         let wrong = |text: String| ort::Error::new(text);
         float_type(decoder.kv_type).map_err(wrong)?;
         output_type(&session, &decoder.logits).map_err(wrong)?;
@@ -63,12 +74,16 @@ impl Concatenated {
         Ok(Self {
             session,
             options: run_options()?,
+            device: match placement {
+                Placement::Host => None,
+                Placement::Device(device) => Some(DeviceSide::new(device, library)?),
+            },
             ids: decoder.inputs.ids.clone(),
             mask: decoder.inputs.mask.clone(),
             positions: decoder.inputs.positions.clone(),
             outputs,
             token_bytes: head_bytes * u64::from(decoder.kv_heads) * past.len() as u64,
-            empty: past.into_iter().map(|name| (name, empty.clone())).collect(),
+            empty: past.into_iter().map(|name| (name, Held::Host(empty.clone()))).collect(),
             slots: vec![Slot::default(); limits.slots as usize],
             vocab: decoder.vocab as usize,
             last_position_only: decoder.last_position_only,
@@ -82,7 +97,7 @@ impl Concatenated {
         self.shown = 0;
         self.logits = None;
         let slot = slot as usize;
-        self.slots[slot].cut(start)?;
+        self.slots[slot].cut(start, self.device.as_mut())?;
         // A run that fails leaves nothing of it.
         let Slot { state, .. } = std::mem::take(&mut self.slots[slot]);
         let state = if state.is_empty() { self.empty.clone() } else { state };
@@ -92,8 +107,8 @@ impl Concatenated {
         let total = start as usize + tokens.len();
         let ones = vec![1_i64; total];
         let mut inputs = Vec::with_capacity(state.len() + 3);
-        for (name, tensor) in &state {
-            inputs.push((Cow::from(name.as_str()), tensor.as_input()?));
+        for (name, held) in &state {
+            inputs.push((Cow::from(name.as_str()), held.as_input()?));
         }
         let ints = |values: &[i64]| ort::value::Tensor::from_array(([1, values.len()], values.to_vec()));
         inputs.push((self.ids.as_str().into(), ints(&new)?.into()));
@@ -103,25 +118,39 @@ impl Concatenated {
         if let Some(name) = &self.positions {
             inputs.push((name.as_str().into(), ints(&places)?.into()));
         }
-        let mut next: Vec<Option<Tensor>> = vec![None; state.len()];
+        let mut next: Vec<Option<Held>> = vec![None; state.len()];
         let mut logits = None;
-        for (name, value) in self.session.run_with_options(inputs, &self.options)? {
+        let binding = match &self.device {
+            None => None,
+            Some(device) => {
+                let kept = |name: &String| matches!(self.outputs.get(name), Some(Output::Present(_)));
+                Some(device.bind(&self.session, &inputs, self.outputs.keys().map(|name| (name, kept(name))))?)
+            }
+        };
+        let values = match &binding {
+            None => self.session.run_with_options(inputs, &self.options)?,
+            Some(binding) => self.session.run_binding_with_options(binding, &self.options)?,
+        };
+        for (name, value) in values {
             match self.outputs.get(name) {
                 Some(Output::Logits) => logits = Some(value),
                 Some(Output::Present(place)) => {
-                    let tensor = Tensor::from_output(value, &state).map_err(|error| wrong(name, &error))?;
-                    next[*place] = Some(tensor);
+                    let held = match self.device {
+                        None => Held::of_output(value, &state),
+                        Some(_) => Held::of_device(value),
+                    };
+                    next[*place] = Some(held.map_err(|error| wrong(name, &error))?);
                 }
                 None => {}
             }
         }
-        let renewed = state.into_iter().zip(next).map(|((name, _), tensor)| Some((name, tensor?)));
-        let state: Option<Vec<(String, Tensor)>> = renewed.collect();
+        let renewed = state.into_iter().zip(next).map(|((name, _), held)| Some((name, held?)));
+        let state: Option<Vec<(String, Held)>> = renewed.collect();
         let state = state.ok_or_else(|| ort::Error::new("a run gave no attention state"))?;
         let positions = u32::try_from(total).map_err(|_| ort::Error::new("more positions than fit"))?;
-        if let Some((_, tensor)) = state.iter().find(|(_, tensor)| tensor.dimensions().get(2) != Some(&positions)) {
-            let shape = tensor.dimensions();
-            return Err(ort::Error::new(format!("attention state of {positions} positions came as {shape:?}")));
+        if let Some((_, held)) = state.iter().find(|(_, held)| held.positions() != Some(positions)) {
+            let came = held.positions();
+            return Err(ort::Error::new(format!("attention state of {positions} positions came with {came:?}")));
         }
         self.slots[slot] = Slot { state, positions };
         self.logits = logits;
@@ -132,38 +161,20 @@ impl Concatenated {
 
 impl Slot {
     /// Keeps the first `positions` only.
-    fn cut(&mut self, positions: u32) -> ort::Result<()> {
+    fn cut(&mut self, positions: u32, mut device: Option<&mut DeviceSide>) -> ort::Result<()> {
         if positions > self.positions {
             return Err(ort::Error::new(format!("a slot of {} positions has no {positions}", self.positions)));
         }
         if positions == 0 {
             *self = Self::default();
         } else if positions < self.positions {
-            let cut = |(name, tensor): &(String, Tensor)| Ok((name.clone(), first_positions(tensor, positions)?));
-            let state = self.state.iter().map(cut).collect::<Result<_, TensorError>>();
-            *self = Self { state: state.map_err(|error| ort::Error::new(error.to_string()))?, positions };
+            let cut = |(name, held): &(String, Held)| {
+                Ok((name.clone(), held.first_positions(positions, device.as_deref_mut())?))
+            };
+            *self = Self { state: self.state.iter().map(cut).collect::<ort::Result<_>>()?, positions };
         }
         Ok(())
     }
-}
-
-/// A copy of the first `positions` of `[1, heads, all, size]`.
-fn first_positions(tensor: &Tensor, positions: u32) -> Result<Tensor, TensorError> {
-    let [rows, heads, all, size] = *tensor.dimensions() else { return Err(TensorError::Rank(4)) };
-    let dimensions = [rows, heads, positions, size];
-    let element_type = tensor.element_type();
-    let bytes =
-        |dimensions: &[u32]| usize::try_from(element_type.bytes_of(dimensions)?).map_err(|_| TensorError::Overflow);
-    let (whole, part) = (bytes(&[all, size])?, bytes(&[positions, size])?);
-    let source = tensor.as_slice();
-    Tensor::fill_with(element_type, &dimensions, bytes(&dimensions)?, |target| {
-        if part > 0 {
-            for (to, from) in target.chunks_exact_mut(part).zip(source.chunks_exact(whole)) {
-                to.copy_from_slice(&from[..part]);
-            }
-        }
-        Ok(())
-    })
 }
 
 impl Runner for Concatenated {
@@ -198,7 +209,7 @@ impl Runner for Concatenated {
     fn copy(&mut self, from: u32, to: u32, positions: u32) -> ort::Result<()> {
         // Shared where it is whole: nobody ever writes to it.
         let mut copy = self.slots[from as usize].clone();
-        copy.cut(positions)?;
+        copy.cut(positions, self.device.as_mut())?;
         self.slots[to as usize] = copy;
         Ok(())
     }

@@ -16,7 +16,8 @@ use ort::value::TensorElementType;
 use super::binding::{Binding, View, host_memory, name};
 use super::memory::Elements;
 use super::{DecodeRow, Runner, RunnerLimits, float_type, output_type, run_options};
-use crate::generation::kv::{KvBuffers, SlotShape};
+use crate::generation::kv::{KvBuffers, Placement, SlotShape};
+use crate::library::Library;
 use crate::{DecoderInfo, ElementType};
 
 pub(super) struct GroupQuery {
@@ -140,7 +141,13 @@ impl Graph {
 }
 
 impl GroupQuery {
-    pub(super) fn new(session: Session, decoder: &DecoderInfo, limits: RunnerLimits) -> Result<Self, String> {
+    pub(super) fn new(
+        session: Session,
+        decoder: &DecoderInfo,
+        placement: Placement,
+        library: &Library,
+        limits: RunnerLimits,
+    ) -> Result<Self, String> {
         let graph = Graph::new(decoder, limits.context)?;
         let (slots, context) = (limits.slots as usize, limits.context as usize);
         let tokens = slots.max(limits.chunk_max as usize);
@@ -153,7 +160,11 @@ impl GroupQuery {
             head_bytes: decoder.head_size as usize * decoder.kv_type.size(),
         };
         let too_large = |error: io::Error| format!("no address space for its attention state and logits: {error}");
-        let kv = KvBuffers::new(graph.state.len(), shape).map_err(too_large)?;
+        let kv = match placement {
+            Placement::Host => KvBuffers::new(graph.state.len(), shape).map_err(too_large)?,
+            Placement::Device(device) => KvBuffers::on_device(&session, device, library, graph.state.len(), shape)
+                .map_err(|error| format!("no memory on `{device}` for its attention state: {error}"))?,
+        };
         let elements = |len: usize| Elements::new(len).map_err(too_large);
         let mask = slots.checked_mul(context).ok_or("a context that large cannot be held")?;
         let values = positions.checked_mul(graph.vocab).ok_or("a vocabulary that large cannot be held")?;
@@ -180,7 +191,8 @@ impl GroupQuery {
             Some(bound) => bound,
             None => self.bind_state(first, rows)?,
         };
-        if bound.length != Some(length) {
+        // What is bound from another memory than the session's is copied there and then: anew for each run.
+        if bound.length != Some(length) || self.kv.device_memory().is_some() {
             self.bind_length(&mut bound.binding, rows, length)?;
             bound.length = Some(length);
         }
@@ -199,13 +211,14 @@ impl GroupQuery {
         let mut binding = Binding::new(&self.session)?;
         let shape = [rows.into(), self.graph.heads, self.graph.context, self.graph.head_size];
         assert!((first + rows) as usize <= self.touched.len(), "slots of ours");
+        let memory = self.kv.device_memory().unwrap_or(&self.host);
         for (index, (past, present)) in self.graph.state.iter().enumerate() {
             let data = self.kv.slot(index, first as usize);
             // SAFETY: `rows` slots from `first` on lie within the buffer (checked); it is mapped as long as we are, and
             // bindings go before it; nobody else uses it while a run is under way, which has `&mut self`. One view is
             // input and output at once: GroupQueryAttention writes new positions only, and knows that by the address.
             #[expect(unsafe_code, reason = "see runner/binding.rs")]
-            let view = unsafe { View::new(&self.host, self.graph.state_type, data, &shape)? };
+            let view = unsafe { View::new(memory, self.graph.state_type, data, &shape)? };
             binding.input(past, &view)?;
             binding.output(present, &view)?;
         }
@@ -295,7 +308,7 @@ impl Runner for GroupQuery {
     }
 
     fn copy(&mut self, from: u32, to: u32, positions: u32) -> ort::Result<()> {
-        self.kv.copy(from as usize, to as usize, positions as usize);
+        self.kv.copy(from as usize, to as usize, positions as usize)?;
         self.touch(to, positions as usize);
         Ok(())
     }
@@ -313,7 +326,8 @@ impl Runner for GroupQuery {
 
     fn bytes(&self) -> u64 {
         let tokens: u64 = self.touched.iter().map(|touched| u64::from(*touched)).sum();
-        tokens * self.graph.token_bytes + self.logits.bytes() + self.mask.bytes()
+        let state = self.kv.fixed_bytes().unwrap_or(tokens * self.graph.token_bytes);
+        state + self.logits.bytes() + self.mask.bytes()
     }
 }
 

@@ -4,8 +4,9 @@ use ort::session::Session;
 
 use super::{fixture, stored};
 use crate::session::{Options, Source, load};
-use crate::{Config, DecoderInfo, Device, ElementType, Package, Tensor};
+use crate::{Config, DecoderInfo, Device, ElementType, Tensor};
 
+/// On the CPU, whose answers are the reference.
 pub(super) struct Bare {
     session: Session,
     decoder: DecoderInfo,
@@ -13,31 +14,31 @@ pub(super) struct Bare {
     length: u32,
 }
 
-/// A session of a fixture, and what it is.
-pub(super) fn session_of(layout: &str) -> (Session, DecoderInfo) {
+/// A session of a fixture on `device`, and what it is.
+pub(super) fn session_of(layout: &str, device: Device) -> (Session, DecoderInfo) {
     let (package, _folder) = stored(&fixture(layout));
-    (session(&package), package.info().decoder.clone().unwrap())
+    let session = load(&package.model(device), &options(), Source::Best).unwrap().session;
+    (session, package.info().decoder.clone().unwrap())
 }
 
 /// The same as an engine has it: it gives logits of the last position only.
-pub(super) fn engine_session_of(layout: &str) -> (Session, DecoderInfo) {
+pub(super) fn engine_session_of(layout: &str, device: Device) -> (Session, DecoderInfo) {
     let (package, _folder) = stored(&fixture(layout));
     let decoder = package.info().decoder.clone().unwrap();
     let logits = Some(decoder.logits.as_str().into());
-    let options = Options { logits, ..Options::plain(&Config::default()).unwrap() };
-    let loaded = load(&package.model(Device::Cpu), &options, Source::Best).unwrap();
+    let options = Options { logits, ..options() };
+    let loaded = load(&package.model(device), &options, Source::Best).unwrap();
     assert!(loaded.last_position_only && !decoder.last_position_only, "{layout}");
     (loaded.session, DecoderInfo { last_position_only: true, ..decoder })
 }
 
-fn session(package: &Package) -> Session {
-    let options = Options::plain(&Config::default()).unwrap();
-    load(&package.model(Device::Cpu), &options, Source::Best).unwrap().session
+pub(super) fn options() -> Options {
+    Options::plain(&Config::default()).unwrap()
 }
 
 impl Bare {
     pub(super) fn new(layout: &str) -> Self {
-        let (session, decoder) = session_of(layout);
+        let (session, decoder) = session_of(layout, Device::Cpu);
         let names = decoder.past.iter().flat_map(|(key, value)| [key.clone(), value.clone()]);
         let empty = Tensor::from_bytes(decoder.kv_type, &[1, decoder.kv_heads, 0, decoder.head_size], &[]).unwrap();
         let past = names.map(|name| (name, empty.clone())).collect();
@@ -64,8 +65,7 @@ impl Bare {
         for (name, value) in self.session.run(values).unwrap() {
             let tensor = Tensor::from_output(value, &given).unwrap();
             if name == self.decoder.logits {
-                let all: Vec<f32> =
-                    tensor.bytes().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+                let all = floats(&tensor);
                 logits = all[all.len() - self.decoder.vocab as usize..].to_vec();
             } else {
                 let place = names.iter().position(|present| present == name).unwrap();
@@ -84,6 +84,16 @@ impl Bare {
             tokens.push(likeliest(&self.run(&[last])));
         }
         tokens
+    }
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    let bytes = tensor.bytes();
+    match tensor.element_type() {
+        ElementType::F16 => {
+            bytes.chunks_exact(2).map(|bytes| half::f16::from_le_bytes(bytes.try_into().unwrap()).to_f32()).collect()
+        }
+        _ => bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Finish, GenerationError, GenerationRequest, HELLO, Host, LAYOUTS, greedy, whole};
 use crate::generation::Constraint;
+use crate::generation::check_device;
 use crate::package::tests::{fixture, stored};
 use crate::{Config, Device};
 
@@ -36,6 +37,18 @@ async fn what_cannot_generate_says_so() {
     assert!(matches!(refused, Err(GenerationError::NotADecoder)), "{refused:?}");
     let refused = host.inference.generate(&host.package, Device::Cuda, greedy(&HELLO, 5)).await;
     assert!(matches!(refused, Err(GenerationError::Load(_))), "{refused:?}");
+}
+
+/// The provider has no kernel for other attention state: it would be done on the CPU, all of it moved at every step.
+#[test]
+fn only_half_precision_group_query_attention_runs_on_a_gpu() {
+    let check = |layout: &str| {
+        let (package, _folder) = stored(&fixture(layout));
+        check_device(Device::Cuda, package.info().decoder.as_ref().unwrap())
+    };
+    assert!(check("decoder_genai_f16").is_ok() && check("decoder_optimum").is_ok());
+    let refused = check("decoder_genai").unwrap_err().to_string();
+    assert!(refused.contains("F32") && refused.contains("takes F16"), "{refused}");
 }
 
 #[tokio::test]

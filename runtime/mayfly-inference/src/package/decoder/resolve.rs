@@ -53,14 +53,11 @@ pub(in crate::package) fn resolve(graph: Graph<'_>, settings: &Settings) -> Resu
     if layout == DecoderLayout::GroupQuery && inputs.mask.is_none() {
         return Err("it has GroupQueryAttention and no attention mask".to_owned());
     }
-    let batching = if layout == DecoderLayout::GroupQuery
-        && kv_type == ElementType::F32
-        && any_batch
-        && lengths_by_row(graph.wiring, &inputs)
-    {
-        Batching::Continuous
-    } else {
-        Batching::OneAtATime
+    let shared = layout == DecoderLayout::GroupQuery && any_batch && lengths_by_row(graph.wiring, &inputs);
+    let batching = match kv_type {
+        ElementType::F32 if shared => Batching::Continuous,
+        ElementType::F16 if shared => Batching::ContinuousOnGpu,
+        _ => Batching::OneAtATime,
     };
     let mut eos: Vec<u32> = settings.eos.iter().copied().filter(|id| *id < vocab).collect();
     eos.sort_unstable();

@@ -173,7 +173,7 @@ fn what_may_share_a_run() {
     let halves = |inputs: &mut Vec<TensorInfo>, outputs: &mut Vec<TensorInfo>, _: &mut Wiring| {
         inputs[2..].iter_mut().chain(&mut outputs[1..]).for_each(|tensor| tensor.element_type = ElementType::F16);
     };
-    assert_eq!(batching(halves), Batching::OneAtATime);
+    assert_eq!(batching(halves), Batching::ContinuousOnGpu);
 }
 
 #[test]

@@ -15,6 +15,8 @@ const FILES_MAX: u64 = 256;
 const ADDRESSES_BESIDE: u64 = 8 << 30;
 /// What the library takes before any model, beside what this binary has when it is bounded.
 const LIBRARY_BYTES: u64 = 128 << 20;
+/// Likewise CUDA's libraries and the driver, in host memory.
+const CUDA_BYTES: u64 = 4 << 30;
 
 /// Closes what this process inherited beyond its first three descriptors, and ends it with its parent.
 pub(super) fn alone() -> Result<(), String> {
@@ -46,7 +48,11 @@ fn data_bytes() -> Option<u64> {
 pub(super) fn bounded(bounds: &Bounds<'_>) -> Result<(), String> {
     // The allocator of the binary may have set a gigabyte aside already, most of it never touched.
     let own = data_bytes().ok_or("how much memory it has could not be read")?;
-    let memory = bounds.memory_bytes_max.saturating_add(LIBRARY_BYTES).saturating_add(own);
+    let library = match bounds.device {
+        Device::Cpu => LIBRARY_BYTES,
+        Device::Cuda => LIBRARY_BYTES + CUDA_BYTES,
+    };
+    let memory = bounds.memory_bytes_max.saturating_add(library).saturating_add(own);
     let mut limits = vec![
         (Resource::Data, memory),
         // The arena is the only file it can write.
