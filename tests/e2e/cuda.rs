@@ -245,10 +245,47 @@ async fn cuda_a_tenants_own_model_runs_in_its_sandbox() {
         answers.push(text_of(call.json(&plan).send().await.unwrap()).await);
         eprintln!("apart on {device}, after {:?}: {:?}", began.elapsed(), answers.last());
     }
+    let workers = workers_of(&server).await;
+    assert!(answers[0] == answers[1] && answers[1].1.contains("outputs"), "{answers:?}; {workers}");
+}
+
+async fn workers_of(server: &Server) -> String {
     let metrics = server.http.get(format!("{}/metrics", server.admin)).bearer_auth(&server.key).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
-    let workers = metrics.lines().filter(|line| line.starts_with("mayfly_worker")).collect::<Vec<_>>().join("; ");
-    assert!(answers[0] == answers[1] && answers[1].1.contains("outputs"), "{answers:?}; {workers}");
+    metrics.lines().filter(|line| line.starts_with("mayfly_worker")).collect::<Vec<_>>().join("; ")
+}
+
+/// Likewise an engine: weights and attention state on the device, in a process that is locked in.
+#[tokio::test]
+async fn cuda_a_tenants_own_model_chats_in_its_sandbox() {
+    if !asked("chat apart") {
+        return;
+    }
+    let server = Server::start_with(&[ISOLATE]);
+    let acme = Tenant::new(&server, "acme");
+    let added = acme.cli(&["models", "add", "half", half().to_str().unwrap(), "--own"]);
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    let spec =
+        json!({ "handler": { "builtin": "chat" }, "models": { "model": { "model": "half", "device": "cuda" } } });
+    let url = format!("{}/api/v1/projects/acme/deployments/chat", server.admin);
+    let deployed = server.http.post(url).bearer_auth(&acme.key).json(&spec).send().await.unwrap();
+    let (status, text) = text_of(deployed).await;
+    assert!((200..300).contains(&status), "{status} {text}");
+    let ask = async |question: &str| {
+        let body = json!({ "model": "chat", "messages": [{ "role": "user", "content": question }], "temperature": 0 });
+        let call = server.call_with(&acme.key, Method::POST, "/v1/chat/completions");
+        let began = Instant::now();
+        let answer = text_of(call.json(&body).send().await.unwrap()).await;
+        eprintln!("apart, after {:?}: {answer:?}; {}", began.elapsed(), workers_of(&server).await);
+        answer
+    };
+    let right = "In a WebAssembly sandbox, next to the models it was granted.";
+    for _ in 0..2 {
+        let (status, text) = ask("Where does a handler run?").await;
+        assert!(status == 200 && text.contains(right), "{status} {text}");
+    }
+    let asks = join_all((0..6).map(|_| ask("Where does a handler run?"))).await;
+    assert!(asks.iter().all(|(status, text)| *status == 200 && text.contains(right)), "{asks:?}");
 }
 
 /// With the provider compiled in and no GPU to be seen, nothing runs.

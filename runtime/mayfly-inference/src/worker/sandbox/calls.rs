@@ -103,11 +103,13 @@ const ALLOWED_HERE: &[libc::c_long] = &[];
 
 /// A GPU's driver talks to its devices, in ways that are its own.
 const ALLOWED_ON_GPU: &[libc::c_long] = &[
-    libc::SYS_fcntl,
+    libc::SYS_bind,
     libc::SYS_flock,
     libc::SYS_ftruncate,
     libc::SYS_ioctl,
+    libc::SYS_listen,
     libc::SYS_memfd_create,
+    // Devices are opened to be written; which files can be is Landlock's.
     libc::SYS_openat,
     libc::SYS_pipe2,
     libc::SYS_sched_setaffinity,
@@ -115,6 +117,9 @@ const ALLOWED_ON_GPU: &[libc::c_long] = &[
     libc::SYS_sched_get_priority_min,
     libc::SYS_sched_setscheduler,
 ];
+
+/// Of a socket's type what is not a flag.
+const SOCKET_TYPES: u64 = 0xf;
 
 /// Whether this kernel has filters, and we one for this processor.
 pub(super) fn are_offered() -> bool {
@@ -135,23 +140,32 @@ pub(super) fn only(device: Device) -> Result<(), String> {
     Ok(())
 }
 
-fn filters(device: Device) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+fn filters(device: Device) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
     let refuse = |number: i32| SeccompAction::Errno(number.unsigned_abs());
     let architecture = || {
         let name = std::env::consts::ARCH.to_owned();
         architecture().ok_or(seccompiler::BackendError::InvalidTargetArch(name))
     };
-    // The C library then takes the call whose arguments can be looked at.
-    let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let unknown = SeccompFilter::new(unknown, SeccompAction::Allow, refuse(libc::ENOSYS), architecture()?)?;
+    let answered = |call: libc::c_long, number: i32| {
+        let call = BTreeMap::from([(call, Vec::new())]);
+        SeccompFilter::new(call, SeccompAction::Allow, refuse(number), architecture()?)?.try_into()
+    };
     let allowed = SeccompFilter::new(rules(device)?, refuse(libc::EPERM), SeccompAction::Allow, architecture()?)?;
-    Ok([unknown.try_into()?, allowed.try_into()?])
+    // The C library then takes the call whose arguments can be looked at.
+    let mut filters = vec![answered(libc::SYS_clone3, libc::ENOSYS)?];
+    if device == Device::Cuda {
+        // What the driver hears where nothing shares GPUs among processes.
+        filters.push(answered(libc::SYS_connect, libc::ENOENT)?);
+    }
+    // The last: it lets no more be added.
+    filters.push(allowed.try_into()?);
+    Ok(filters)
 }
 
 fn rules(device: Device) -> Result<BTreeMap<libc::c_long, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<_, Vec<SeccompRule>> =
         ALLOWED.iter().chain(ALLOWED_HERE).map(|&call| (call, Vec::new())).collect();
-    // Left to the other filter.
+    // Left to a filter of its own.
     rules.insert(libc::SYS_clone3, Vec::new());
     // Threads, never processes.
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
@@ -183,8 +197,33 @@ fn rules(device: Device) -> Result<BTreeMap<libc::c_long, Vec<SeccompRule>>, sec
     rules.insert(libc::SYS_open, vec![one(1, written, 0)?]);
     if device == Device::Cuda {
         rules.extend(ALLOWED_ON_GPU.iter().map(|&call| (call, Vec::new())));
+        rules.extend(on_gpu()?);
     }
     Ok(rules)
+}
+
+/// The driver listens on a socket for processes that share memory with this one, and cannot do without; where `connect`
+/// and `accept` are refused it reaches nobody and nobody is served. Landlock leaves it no name among the files.
+fn on_gpu() -> Result<[(libc::c_long, Vec<SeccompRule>); 4], seccompiler::BackendError> {
+    let plain = |argument, value: i32| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(value.unsigned_abs()))
+    };
+    let packets = SeccompCmpOp::MaskedEq(SOCKET_TYPES);
+    let packets =
+        SeccompCondition::new(1, SeccompCmpArgLen::Dword, packets, u64::from(libc::SOCK_SEQPACKET.unsigned_abs()))?;
+    let local = SeccompRule::new(vec![plain(0, libc::AF_UNIX)?, packets])?;
+    let credentials = SeccompRule::new(vec![plain(1, libc::SOL_SOCKET)?, plain(2, libc::SO_PASSCRED)?])?;
+    // It does not wait for its pipes.
+    let status = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
+    let status =
+        status.into_iter().map(|command| SeccompRule::new(vec![plain(1, command)?])).collect::<Result<_, _>>()?;
+    Ok([
+        (libc::SYS_socket, vec![local]),
+        (libc::SYS_setsockopt, vec![credentials]),
+        (libc::SYS_fcntl, status),
+        // Left to a filter of its own.
+        (libc::SYS_connect, Vec::new()),
+    ])
 }
 
 fn one(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {

@@ -32,8 +32,26 @@ const READABLE: &[&str] = &[
     "/sys/devices/system/node",
 ];
 
-/// A GPU's driver needs its devices, and looks around.
-const READABLE_ON_GPU: &[&str] = &["/proc", "/sys", "/etc", "/usr", "/opt"];
+/// What CUDA's libraries and a GPU's driver read beside: the folders they are installed in, and what the kernel says of
+/// devices, memory and processors. What they asked for on a machine with a GPU is the measure, with the driver 580.
+const READABLE_ON_GPU: &[&str] = &[
+    "/usr",
+    "/opt",
+    "/etc/nvidia",
+    "/proc/devices",
+    "/proc/driver/nvidia",
+    "/proc/modules",
+    "/proc/sys/vm",
+    "/sys/bus/pci/devices",
+    // Where the links of the former lead.
+    "/sys/devices",
+    "/sys/module/nvidia",
+    "/sys/module/nvidia_uvm",
+];
+/// The driver names its threads from another thread, which is writing `/proc/self/task/ID/comm`, and gives up where it
+/// cannot ("OS call failed"). Its threads are not there yet when the rules are made, so the rule is for all of them; what
+/// else can be written below it are this process's own settings and memory.
+const THREADS: &str = "/proc/self/task";
 const DEVICES: &str = "/dev";
 
 /// Whether this kernel has it.
@@ -58,7 +76,9 @@ fn enforce(bounds: &Bounds<'_>) -> Result<(), Box<dyn std::error::Error>> {
     rules.extend(READABLE.iter().map(|path| (PathBuf::from(path), read)));
     if bounds.device == Device::Cuda {
         rules.extend(READABLE_ON_GPU.iter().map(|path| (PathBuf::from(path), read)));
-        rules.push((DEVICES.into(), read | AccessFs::WriteFile | AccessFs::IoctlDev));
+        rules.push((THREADS.into(), AccessFs::WriteFile | AccessFs::Truncate));
+        let used = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        rules.extend(gpus().map(|device| (device, used)));
     }
     let created = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -86,6 +106,30 @@ fn enforce(bounds: &Bounds<'_>) -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
+/// The devices of CUDA that are there.
+fn gpus() -> impl Iterator<Item = PathBuf> {
+    let there = std::fs::read_dir(DEVICES).into_iter().flatten().flatten();
+    there.filter(|device| device.file_name().to_str().is_some_and(computes)).map(|device| device.path())
+}
+
+/// Each GPU, their control and their memory; not what sets modes, partitions a GPU or looks into other processes.
+fn computes(name: &str) -> bool {
+    let number = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(name, "nvidiactl" | "nvidia-uvm") || name.strip_prefix("nvidia").is_some_and(number)
+}
+
 fn is_folder(path: &Path) -> bool {
     path.is_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::computes;
+
+    #[test]
+    fn a_gpu_s_devices_are_those_that_compute() {
+        assert!(["nvidia0", "nvidia15", "nvidiactl", "nvidia-uvm"].into_iter().all(computes));
+        let others = ["nvidia", "nvidia-uvm-tools", "nvidia-modeset", "nvidia-caps", "nvidia0x", "sda", "mem", ""];
+        assert!(!others.into_iter().any(computes));
+    }
 }

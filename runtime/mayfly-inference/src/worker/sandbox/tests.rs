@@ -126,6 +126,66 @@ fn try_everything() {
     println!("all was tried");
 }
 
+/// A GPU's driver has what it needs, of which this machine may have none, and no more.
+#[test]
+fn a_gpu_opens_no_way_out() {
+    inside("try_a_gpus");
+}
+
+#[test]
+#[ignore = "started by the test above, in a process of its own"]
+#[expect(clippy::print_stdout, reason = "how it tells the test above")]
+fn try_a_gpus() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+
+    let Some(room) = room() else { return };
+    let secret = room.parent().expect("it has one").join("secret");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("outside there is a network");
+    let address = listener.local_addr().expect("it has an address");
+    alone().expect("it can be alone");
+    enter(&Bounds { device: Device::Cuda, ..bounds(&room) }).expect("it can be entered");
+    close(Device::Cuda).expect("it can be closed");
+
+    // One thread names another.
+    let (name, named) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel());
+    let thread = std::thread::spawn(move || {
+        named.0.send(rustix::thread::gettid().as_raw_nonzero()).expect("it is heard");
+        let _ = name.1.recv();
+    });
+    let comm = format!("/proc/self/task/{}/comm", named.1.recv().expect("it says its id"));
+    fs::write(&comm, "cuda-worker").expect("a thread has a name");
+    assert_eq!(fs::read_to_string(&comm).expect("it can be read"), "cuda-worker\n");
+    drop(name.0);
+    thread.join().expect("it ends");
+
+    // A socket that nobody can be reached with.
+    let local = |kind| socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+    let socket = local(SocketType::SEQPACKET).expect("a socket");
+    let there = SocketAddrUnix::new("/tmp/nvidia-mps/control").expect("an address");
+    assert_eq!(connect(&socket, &there), Err(rustix::io::Errno::NOENT), "as if nobody shared the GPU");
+    assert!(bind(&socket, &SocketAddrUnix::new(room.join("socket")).expect("an address")).is_err(), "no file");
+    let unnamed = format!("mayfly-test-{}", std::process::id());
+    bind(&socket, &SocketAddrUnix::new_abstract_name(unnamed.as_bytes()).expect("an address")).expect("a name");
+    listen(&socket, 1).expect("it listens");
+    assert!(rustix::net::accept(&socket).is_err(), "and serves nobody");
+
+    let denied = |what: &str, done: bool| assert!(!done, "{what}");
+    denied("a stream", local(SocketType::STREAM).is_ok());
+    denied("datagrams", local(SocketType::DGRAM).is_ok());
+    denied("connecting", TcpStream::connect(address).is_ok());
+    denied("listening", TcpListener::bind("127.0.0.1:0").is_ok());
+    denied("a program", Command::new("/bin/true").status().is_ok());
+    denied("the server's files", fs::read(&secret).is_ok());
+    denied("the system's files", fs::read("/etc/passwd").is_ok());
+    denied("other processes", fs::read(format!("/proc/{}/cmdline", parent())).is_ok());
+    denied("its settings", fs::write("/proc/self/oom_score_adj", "1").is_ok());
+    denied("the system's settings", fs::write("/proc/sys/vm/overcommit_memory", "1").is_ok());
+    denied("other devices", File::open("/dev/null").is_ok());
+    denied("changing what it reads", fs::write(room.join("model"), "x").is_ok());
+    assert_eq!(fs::read_to_string(room.join("model")).expect("its own files are there"), "weights");
+    println!("all was tried");
+}
+
 fn parent() -> i32 {
     getppid().map_or(1, |pid| pid.as_raw_nonzero().get())
 }
