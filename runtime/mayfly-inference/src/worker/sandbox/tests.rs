@@ -142,6 +142,7 @@ fn try_a_gpus() {
     let secret = room.parent().expect("it has one").join("secret");
     let listener = TcpListener::bind("127.0.0.1:0").expect("outside there is a network");
     let address = listener.local_addr().expect("it has an address");
+    let _left_open = std::mem::ManuallyDrop::new(listener);
     alone().expect("it can be alone");
     enter(&Bounds { device: Device::Cuda, ..bounds(&room) }).expect("it can be entered");
     close(Device::Cuda).expect("it can be closed");
