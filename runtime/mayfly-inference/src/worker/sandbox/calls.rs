@@ -101,6 +101,12 @@ const ALLOWED_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[libc::c_long] = &[];
 
+/// Calls of a GPU's driver that are answered as if there were nothing of that name.
+#[cfg(target_arch = "x86_64")]
+const ABSENT_ON_GPU: &[libc::c_long] = &[libc::SYS_connect, libc::SYS_unlink, libc::SYS_unlinkat];
+#[cfg(not(target_arch = "x86_64"))]
+const ABSENT_ON_GPU: &[libc::c_long] = &[libc::SYS_connect, libc::SYS_unlinkat];
+
 /// A GPU's driver talks to its devices, in ways that are its own.
 const ALLOWED_ON_GPU: &[libc::c_long] = &[
     libc::SYS_bind,
@@ -154,8 +160,11 @@ fn filters(device: Device) -> Result<Vec<BpfProgram>, seccompiler::BackendError>
     // The C library then takes the call whose arguments can be looked at.
     let mut filters = vec![answered(libc::SYS_clone3, libc::ENOSYS)?];
     if device == Device::Cuda {
-        // What the driver hears where nothing shares GPUs among processes.
-        filters.push(answered(libc::SYS_connect, libc::ENOENT)?);
+        // What the driver hears where nothing shares GPUs among processes, and of a name that was never given: it takes
+        // no other answer when it makes room for its socket.
+        for call in ABSENT_ON_GPU {
+            filters.push(answered(*call, libc::ENOENT)?);
+        }
     }
     // The last: it lets no more be added.
     filters.push(allowed.try_into()?);
@@ -196,7 +205,8 @@ fn rules(device: Device) -> Result<BTreeMap<libc::c_long, Vec<SeccompRule>>, sec
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, vec![one(1, written, 0)?]);
     if device == Device::Cuda {
-        rules.extend(ALLOWED_ON_GPU.iter().map(|&call| (call, Vec::new())));
+        // The absent ones are left to filters of their own.
+        rules.extend(ALLOWED_ON_GPU.iter().chain(ABSENT_ON_GPU).map(|&call| (call, Vec::new())));
         rules.extend(on_gpu()?);
     }
     Ok(rules)
@@ -204,7 +214,7 @@ fn rules(device: Device) -> Result<BTreeMap<libc::c_long, Vec<SeccompRule>>, sec
 
 /// The driver listens on a socket for processes that share memory with this one, and cannot do without; where `connect`
 /// and `accept` are refused it reaches nobody and nobody is served. Landlock leaves it no name among the files.
-fn on_gpu() -> Result<[(libc::c_long, Vec<SeccompRule>); 4], seccompiler::BackendError> {
+fn on_gpu() -> Result<[(libc::c_long, Vec<SeccompRule>); 3], seccompiler::BackendError> {
     let plain = |argument, value: i32| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(value.unsigned_abs()))
     };
@@ -217,13 +227,7 @@ fn on_gpu() -> Result<[(libc::c_long, Vec<SeccompRule>); 4], seccompiler::Backen
     let status = [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC];
     let status =
         status.into_iter().map(|command| SeccompRule::new(vec![plain(1, command)?])).collect::<Result<_, _>>()?;
-    Ok([
-        (libc::SYS_socket, vec![local]),
-        (libc::SYS_setsockopt, vec![credentials]),
-        (libc::SYS_fcntl, status),
-        // Left to a filter of its own.
-        (libc::SYS_connect, Vec::new()),
-    ])
+    Ok([(libc::SYS_socket, vec![local]), (libc::SYS_setsockopt, vec![credentials]), (libc::SYS_fcntl, status)])
 }
 
 fn one(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
