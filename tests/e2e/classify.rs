@@ -7,7 +7,8 @@ use crate::harness::{Server, guest, real_model, root};
 
 #[tokio::test]
 async fn names_the_types_of_real_files() {
-    let server = Server::start();
+    // Usage is looked for in the head of each answer, however busy the machine is.
+    let server = Server::start_with(&[("MAYFLY_CALLS__SHORT_ANSWER_WAIT_MS", "5000")]);
     server.add_model("magika", &real_model("magika"));
     let (status, answer) = server
         .deploy("filetype", json!({ "handler": { "builtin": "classify" }, "models": { "model": "magika" } }))
