@@ -9,6 +9,7 @@ use std::time::Duration;
 use mayfly_inference::Uses;
 use mayfly_types::Digest;
 use moka::future::Cache;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use wasmtime::Engine;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, ResourceType, Type};
@@ -162,8 +163,13 @@ impl Mapped {
         let maps = Arc::clone(&self.maps);
         let map = async move {
             // Reads from disk: off the async threads.
-            let mapped = tokio::task::spawn_blocking(move || source.map(digest)).await;
-            let code = mapped.map_err(|error| CodeError::Host { detail: format!("mapping code: {error}") })??;
+            let code = if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+                // The thread's other work goes to another one, and nobody has to be woken on the way.
+                tokio::task::block_in_place(|| source.map(digest))?
+            } else {
+                let mapped = tokio::task::spawn_blocking(move || source.map(digest)).await;
+                mapped.map_err(|error| CodeError::Host { detail: format!("mapping code: {error}") })??
+            };
             maps.fetch_add(1, Ordering::Relaxed);
             Ok(Arc::new(code))
         };

@@ -20,6 +20,7 @@ use std::time::Duration;
 use mayfly_ledger::{AnswerScope, Append, KeptAnswer, Position};
 use mayfly_types::RequestId;
 use rusqlite::{Connection, OpenFlags};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::journal::Ledger;
@@ -229,6 +230,11 @@ impl Db {
     {
         let _place = self.0.waiting.try_acquire().map_err(|_full| DbError::Busy { waiting: READS_WAITING_MAX })?;
         let _turn = self.0.reading.acquire().await.map_err(|_closed| DbError::Closed)?;
+        if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+            // The thread's other work goes to another one, and nobody has to be woken on the way: a deployment at rest
+            // waits for this.
+            return tokio::task::block_in_place(|| self.0.read_now(work));
+        }
         let inner = Arc::clone(&self.0);
         let read = tokio::task::spawn_blocking(move || inner.read_now(work));
         read.await.unwrap_or_else(|error| Err(DbError::Failed { detail: error.to_string() }))
