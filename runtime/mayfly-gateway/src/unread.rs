@@ -24,7 +24,8 @@ const REST_WAIT: Duration = Duration::from_millis(250);
 /// A body that leaves what is left of it behind when it is dropped.
 pub(crate) struct Kept<B> {
     body: Option<B>,
-    shared: Arc<Shared<B>>,
+    /// None where nobody will look.
+    shared: Option<Arc<Shared<B>>>,
 }
 
 struct Shared<B> {
@@ -42,8 +43,8 @@ pub(crate) fn watch<B: Body>(request: Request<B>) -> (Request<Kept<B>>, Unread<B
     let watched = request.version() <= Version::HTTP_11
         && !request.body().is_end_stream()
         && !request.headers().contains_key(header::EXPECT);
-    let shared = Arc::new(Shared { left: Mutex::new(None), ended: AtomicBool::new(false) });
-    let unread = Unread(watched.then(|| Arc::clone(&shared)));
+    let shared = watched.then(|| Arc::new(Shared { left: Mutex::new(None), ended: AtomicBool::new(false) }));
+    let unread = Unread(shared.clone());
     (request.map(|body| Kept { body: Some(body), shared }), unread)
 }
 
@@ -90,8 +91,9 @@ impl<B: Body + Unpin> Body for Kept<B> {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) || (polled.is_ready() && body.is_end_stream()) {
-            this.shared.ended.store(true, Ordering::Release);
+        let ended = matches!(polled, Poll::Ready(None)) || (polled.is_ready() && body.is_end_stream());
+        if let Some(shared) = this.shared.as_ref().filter(|_| ended) {
+            shared.ended.store(true, Ordering::Release);
         }
         polled
     }
@@ -107,9 +109,11 @@ impl<B: Body + Unpin> Body for Kept<B> {
 
 impl<B> Drop for Kept<B> {
     fn drop(&mut self) {
-        // Where nobody else has it, nobody will look.
-        if Arc::strong_count(&self.shared) > 1 && !self.shared.ended.load(Ordering::Acquire) {
-            *self.shared.left.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+        // Once nobody else has it, nobody will look.
+        let looked_at =
+            |shared: &&Arc<Shared<B>>| Arc::strong_count(shared) > 1 && !shared.ended.load(Ordering::Acquire);
+        if let Some(shared) = self.shared.as_ref().filter(looked_at) {
+            *shared.left.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
         }
     }
 }

@@ -34,19 +34,7 @@ fn of_load(error: LoadError) -> Fault {
 
 /// What a worker says of a prompt.
 pub(super) fn of_prompt(error: ChatError) -> Fault {
-    Fault::Prompt(match error {
-        ChatError::Invalid(text) => ChatError::Invalid(short(&text)),
-        ChatError::Raised(text) => ChatError::Raised(short(&text)),
-        ChatError::Failed { detail } => ChatError::Failed { detail: short(&detail) },
-        ChatError::Tokenizer(TokenizerError::Invalid(text)) => TokenizerError::Invalid(short(&text)).into(),
-        ChatError::Tokenizer(TokenizerError::Failed { detail }) => {
-            TokenizerError::Failed { detail: short(&detail) }.into()
-        }
-        other @ (ChatError::NoTemplate
-        | ChatError::OutOfFuel { .. }
-        | ChatError::TooLong { .. }
-        | ChatError::Tokenizer(TokenizerError::None)) => other,
-    })
+    Fault::Prompt(with_texts(error, short))
 }
 
 /// What a worker says of a generation.
@@ -89,7 +77,7 @@ pub(super) fn run_error(
         Fault::Full { limit } => RunError::QueueFull { limit },
         Fault::Failed(text) => RunError::Failed(readable(&text)),
         Fault::TooLarge(_) => too_large(output_bytes_max),
-        Fault::Prompt(error) => return Ok(Unanswered::Prompt(prompt_error(error))),
+        Fault::Prompt(error) => return Ok(Unanswered::Prompt(with_texts(error, readable))),
         Fault::Generation(_) => return Err(Violation("a generation's fault of a run")),
         load @ (Fault::NoRoom | Fault::NeverFits { .. } | Fault::NoDevice(_) | Fault::Load(_)) => {
             load_error(load, device).into()
@@ -108,14 +96,15 @@ fn load_error(fault: Fault, device: &'static str) -> LoadError {
     }
 }
 
-fn prompt_error(error: ChatError) -> ChatError {
+/// `error` with each of its texts as `text` makes it.
+fn with_texts(error: ChatError, text: fn(&str) -> String) -> ChatError {
     match error {
-        ChatError::Invalid(text) => ChatError::Invalid(readable(&text)),
-        ChatError::Raised(text) => ChatError::Raised(readable(&text)),
-        ChatError::Failed { detail } => ChatError::Failed { detail: readable(&detail) },
-        ChatError::Tokenizer(TokenizerError::Invalid(text)) => TokenizerError::Invalid(readable(&text)).into(),
+        ChatError::Invalid(said) => ChatError::Invalid(text(&said)),
+        ChatError::Raised(said) => ChatError::Raised(text(&said)),
+        ChatError::Failed { detail } => ChatError::Failed { detail: text(&detail) },
+        ChatError::Tokenizer(TokenizerError::Invalid(said)) => TokenizerError::Invalid(text(&said)).into(),
         ChatError::Tokenizer(TokenizerError::Failed { detail }) => {
-            TokenizerError::Failed { detail: readable(&detail) }.into()
+            TokenizerError::Failed { detail: text(&detail) }.into()
         }
         other @ (ChatError::NoTemplate
         | ChatError::OutOfFuel { .. }
