@@ -1,14 +1,13 @@
 //! A process that a model has taken over, and what it could say to the server.
 
 use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use mayfly_inference::{RunError, WorkerConfig, WorkerError};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::scene::{ONE, Run, Scene, add, f32s, inputs, is_there, pid, quick, until};
+use crate::speech::{hear, say, tell};
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -44,36 +43,12 @@ const KINDS: &[&str] = &[
 
 /// The process's side: speaks as the real one does until it has a run, then says `kind`.
 pub(crate) fn worker(kind: &str) {
-    let socket = io::stdin();
-    let socket = socket.as_fd();
-    let mut packet = vec![0; 64 << 10];
-    let mut hear = || {
-        let (len, _) = recv(socket, &mut packet[..], RecvFlags::empty()).unwrap();
-        if len == 0 {
-            std::process::exit(0);
-        }
-        let json = u32::from_le_bytes(packet[..4].try_into().unwrap()) as usize;
-        String::from_utf8_lossy(&packet[4..4 + json]).into_owned()
-    };
-    // The server's end does not block; this one is told not to by its type only.
-    let say = |packet: &[u8]| while send(socket, packet, SendFlags::NOSIGNAL) == Err(rustix::io::Errno::AGAIN) {};
-    let tell = |json: &str, data: &[u8]| {
-        let mut packet = u32::try_from(json.len()).unwrap().to_le_bytes().to_vec();
-        packet.extend_from_slice(json.as_bytes());
-        packet.extend_from_slice(data);
-        say(&packet);
-    };
-    let mut wait = || {
-        let mut ready = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut ready, None).unwrap();
-        hear()
-    };
-    wait();
+    hear();
     tell("\"ready\"", &[]);
     if kind == "deaf" {
         std::thread::sleep(Duration::from_secs(600));
     }
-    let order = wait();
+    let order = hear();
     assert!(order.contains("\"run\":1"), "{order}");
     let outputs =
         |values: &str| format!(r#"{{"outputs":{{"run":1,"load_us":null,"outputs":[{values}],"inline":true}}}}"#);
@@ -103,7 +78,7 @@ pub(crate) fn worker(kind: &str) {
         "silent" => {}
         "claims" => {
             tell(&outputs(&z("100000")).replace("true", "false"), &[]);
-            let space = wait();
+            let space = hear();
             assert!(space.contains("space"), "{space}");
             tell(r#"{"written":{"run":1}}"#, &[]);
         }

@@ -1,15 +1,13 @@
 //! A process that a model has taken over in the middle of a generation, and what it could say.
 
-use std::io;
-use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 use mayfly_inference::{GenerationError, Inference, WorkerConfig, WorkerError};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::reader::{Ask, prompt, question, whole};
 use crate::scene::{ONE, Scene, TWO, is_there, pid, quick, until};
+use crate::speech::{hear, say, tell};
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -67,26 +65,6 @@ const KINDS: &[&str] = &[
 
 /// The process's side.
 pub(crate) fn worker(kind: &str) {
-    let stdin = io::stdin();
-    let socket = stdin.as_fd();
-    let hear = || {
-        let mut ready = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut ready, None).unwrap();
-        let mut packet = vec![0; 64 << 10];
-        let (len, _) = recv(socket, &mut packet[..], RecvFlags::empty()).unwrap();
-        if len == 0 {
-            std::process::exit(0);
-        }
-        let json = u32::from_le_bytes(packet[..4].try_into().unwrap()) as usize;
-        String::from_utf8_lossy(&packet[4..4 + json]).into_owned()
-    };
-    let say = |packet: &[u8]| while send(socket, packet, SendFlags::NOSIGNAL) == Err(rustix::io::Errno::AGAIN) {};
-    let tell = |json: &str, data: &[u8]| {
-        let mut packet = u32::try_from(json.len()).unwrap().to_le_bytes().to_vec();
-        packet.extend_from_slice(json.as_bytes());
-        packet.extend_from_slice(data);
-        say(&packet);
-    };
     let piece = |choice: &str, text: &str, tokens: &str, finish: &str| {
         format!(
             r#"{{"piece":{{"run":1,"piece":{{"choice":{choice},"text":{text},"tokens":[{tokens}],"finish":{finish}}}}}}}"#

@@ -11,6 +11,7 @@ mod life;
 mod reader;
 mod runs;
 mod scene;
+mod speech;
 
 use libtest_mimic::{Arguments, Trial};
 
