@@ -3,12 +3,11 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, guest, real_model, root};
+use crate::harness::{Server, WHOLE_ANSWERS, guest, real_model, root};
 
 #[tokio::test]
 async fn names_the_types_of_real_files() {
-    // Usage is looked for in the head of each answer, however busy the machine is.
-    let server = Server::start_with(&[("MAYFLY_CALLS__SHORT_ANSWER_WAIT_MS", "5000")]);
+    let server = Server::start_with(&[WHOLE_ANSWERS]);
     server.add_model("magika", &real_model("magika"));
     let (status, answer) = server
         .deploy("filetype", json!({ "handler": { "builtin": "classify" }, "models": { "model": "magika" } }))

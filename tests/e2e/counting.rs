@@ -3,10 +3,10 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, tiny_model};
+use crate::harness::{Server, WHOLE_ANSWERS, tiny_model};
 
 async fn server() -> Server {
-    let server = Server::start();
+    let server = Server::start_with(&[WHOLE_ANSWERS]);
     server.add_model("encoder", &tiny_model("embedder"));
     server.deploy_guest("nn", "hostile", json!({ "models": { "encoder": "encoder" } })).await;
     server

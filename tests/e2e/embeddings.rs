@@ -3,10 +3,10 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, real_model};
+use crate::harness::{Server, WHOLE_ANSWERS, real_model};
 
 async fn server() -> Server {
-    let server = Server::start();
+    let server = Server::start_with(&[WHOLE_ANSWERS]);
     server.add_model("minilm", &real_model("minilm"));
     let (status, answer) = server
         .deploy("embed", json!({ "handler": { "builtin": "embeddings" }, "models": { "model": "minilm" } }))

@@ -87,6 +87,10 @@ pub(crate) struct Server {
     environment: Vec<(String, String)>,
 }
 
+/// Usage, cost and timings are in the head of each short answer, however busy the machine is: by default an answer that
+/// takes longer than a moment is streamed, and they come in its trailers.
+pub(crate) const WHOLE_ANSWERS: (&str, &str) = ("MAYFLY_CALLS__SHORT_ANSWER_WAIT_MS", "5000");
+
 impl Server {
     /// A fresh one.
     pub(crate) fn start() -> Self {

@@ -3,12 +3,12 @@
 use reqwest::{Method, Response};
 use serde_json::json;
 
-use crate::harness::{Server, guest, header, refused};
+use crate::harness::{Server, WHOLE_ANSWERS, guest, header, refused};
 
 const METER: &str = "/d/default/meter/?rows=3";
 
 async fn priced() -> Server {
-    let server = Server::start_metered(&[]).await;
+    let server = Server::start_metered(&[WHOLE_ANSWERS]).await;
     server.price("rows", "1");
     server
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, guest, header, refused, tiny_model};
+use crate::harness::{Server, WHOLE_ANSWERS, guest, header, refused, tiny_model};
 
 /// A server with `embeddings` (one input token costs 1 once it is priced) and `hostile`, and a key for calls.
 struct Scene {
@@ -19,7 +19,7 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let server = Server::start();
+        let server = Server::start_with(&[WHOLE_ANSWERS]);
         server.add_model("embedder", &tiny_model("embedder"));
         server.cli_json(&["deploy", "builtin:embeddings", "--model", "embedder"]);
         server.deploy_guest("hostile", "hostile", json!({})).await;

@@ -3,12 +3,12 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, header, refused};
+use crate::harness::{Server, WHOLE_ANSWERS, header, refused};
 
 const METER: &str = "/d/default/meter/?rows=3";
 
 async fn priced() -> Server {
-    let server = Server::start_metered(&[]).await;
+    let server = Server::start_metered(&[WHOLE_ANSWERS]).await;
     server.price("rows", "0.5");
     server
 }
