@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mayfly_scheduler::batching::Settings;
+use mayfly_scheduler::batching::{Settings, Team};
 use serde::{Deserialize, Serialize};
 
 use crate::Device;
@@ -13,8 +13,8 @@ use crate::worker::GenerationBounds;
 /// Less holds no model worth the name.
 const RESIDENT_BYTES_LEAST: u64 = 1 << 20;
 
-/// Each has a thread, and those that are idle wake up with the others.
-const SESSIONS_DERIVED_MAX: usize = 8;
+/// Beside the first: each has a thread and working memory of its own.
+const SESSIONS_BESIDE_DERIVED_MAX: usize = 8;
 
 /// Settings of [`crate::Inference`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,8 +40,9 @@ pub struct Config {
     pub inline_us_max: u64,
     /// Sessions loaded at once, on each device.
     pub sessions_max: u32,
-    /// Sessions of one model for runs, on the CPU, where runs that cannot be joined wait for each other. 0 takes the number
-    /// of cores, at most 8; 1 is one for all.
+    /// Sessions of one model for runs, on the CPU: beside the first, whose runs use all threads, others that share the
+    /// threads out while there is enough to do for all of them. 0 takes one for each core, at most 8, and the first; 1 is
+    /// one for all.
     pub sessions_per_model_max: u16,
     /// Bytes of memory for models on the CPU, attention state of generation included; pages of mapped files count only for
     /// the question whether a model fits at all. 0 takes 60 % of the machine's memory or of the process's control group.
@@ -129,12 +130,14 @@ impl Config {
         (self.inline_us_max > 0).then(|| Duration::from_micros(self.inline_us_max))
     }
 
-    /// `sessions_per_model_max`, resolved.
-    pub(crate) fn sessions_per_model(&self) -> usize {
-        match self.sessions_per_model_max {
-            0 => cores().min(SESSIONS_DERIVED_MAX),
+    /// How `sessions_per_model_max` sessions share out the threads of one.
+    pub(crate) fn team(&self) -> Team {
+        let sessions = match self.sessions_per_model_max {
+            0 if cores() == 1 => 1,
+            0 => 1 + cores().min(SESSIONS_BESIDE_DERIVED_MAX),
             sessions => sessions.into(),
-        }
+        };
+        Team::new(self.threads(), sessions)
     }
 
     /// `resident_bytes_max`, resolved.

@@ -53,7 +53,6 @@ pub(crate) struct Residents {
     /// Bytes that may be kept loaded on each device, and sessions that there may be.
     pinned_max: u64,
     sessions_max: u32,
-    sessions_per_model_max: usize,
     /// The next sequence's number: engines of one package that follow each other have no two alike.
     sequences: AtomicU64,
     /// Of the decisions' clock.
@@ -94,7 +93,6 @@ impl Residents {
             engine_limits: EngineLimits::new(config),
             pinned_max: config.pinned_bytes_max,
             sessions_max: config.sessions_max,
-            sessions_per_model_max: config.sessions_per_model(),
             sequences: AtomicU64::new(0),
             start: Instant::now(),
             load_wait: Duration::from_millis(config.load_wait_ms_max),

@@ -121,6 +121,7 @@ impl Inference {
             library,
             threads,
             batching: config.batching(),
+            team: config.team(),
             inline: config.inline(),
             copies: copies.clone(),
             pool: Pool::Shared,

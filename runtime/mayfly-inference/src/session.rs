@@ -20,7 +20,7 @@ pub(crate) use identity::identity;
 pub(crate) use join::{JoinRules, Joint};
 pub(crate) use load::{CopySource, Loaded, Model, Options, Pool, Source, check_device, load, probe_load};
 pub(crate) use probe::try_joining;
-pub(crate) use queue::{Refused, SeatId};
+pub(crate) use queue::{Refused, SeatId, Why};
 pub(crate) use run::{Done, OutputPlan, Request, readable};
 pub(crate) use save::save_copy;
 pub(crate) use ticket::Ticket;

@@ -1,5 +1,6 @@
-//! More sessions of a model whose runs cannot be joined and wait for each other: asked for by its executor when one would
-//! have paid for itself, loaded where there is room without anything going for it, gone by the idle clock.
+//! More sessions of a model whose runs wait for each other, or are so many that they are better shared out: asked for by its
+//! executor when one would have paid for itself, loaded where there is room without anything going for it, gone by the idle
+//! clock.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -9,7 +10,7 @@ use mayfly_scheduler::residency::{Fit, Need, SessionId};
 use super::need::{File, SESSION_BYTES_MIN};
 use super::slots::{Key, Kind, Place, Slot};
 use super::{Residents, Wanted};
-use crate::session::{self, Executor, SeatId};
+use crate::session::{self, Executor, SeatId, Why};
 use crate::{Device, LoadError};
 
 /// A session that takes more of its own than this, and more than an eighth of what it maps, is no cheap one.
@@ -18,22 +19,23 @@ const CHEAP_BYTES: u64 = 8 << 20;
 impl Residents {
     /// From now on `executor` asks here for one more session when it is crowded.
     pub(super) fn watch_crowd(self: &Arc<Self>, executor: &Arc<Executor>) {
-        if self.sessions_per_model_max > 1 && executor.model().device == Device::Cpu {
+        if self.options.team.narrow_max() > 0 && executor.model().device == Device::Cpu {
             let (residents, this) = (Arc::downgrade(self), Arc::downgrade(executor));
-            executor.on_crowd(move || {
+            executor.on_crowd(move |why| {
                 if let (Some(residents), Some(executor)) = (residents.upgrade(), this.upgrade()) {
-                    residents.open_beside(&executor);
+                    residents.open_beside(&executor, why);
                 }
             });
         }
     }
 
-    fn open_beside(self: &Arc<Self>, executor: &Arc<Executor>) {
+    fn open_beside(self: &Arc<Self>, executor: &Arc<Executor>, why: Why) {
         let model = executor.model();
         let key: Key = (model.digest, model.device);
         let (file, weights) = self.file(model);
         // What is packed for each session anew is not there twice for the sake of a little speed.
-        if !executor.is_brisk() || (file != File::Copy && weights.beside > 0) || executor.unpacked() {
+        let packs = file != File::Copy && weights.beside > 0;
+        if (why == Why::Waiting && !executor.is_brisk()) || packs || executor.unpacked() {
             return;
         }
         let mut slots = self.lock();
@@ -42,7 +44,7 @@ impl Residents {
             _ => return,
         };
         let beside = slots.places.values().filter(|place| place.kind == Kind::Beside(main)).count();
-        if beside + 1 >= self.sessions_per_model_max {
+        if beside >= self.options.team.narrow_max() {
             return;
         }
         let need = self.need(&mut slots, key, &Wanted { file, weights, kv_bytes: 0 });

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::inline::Pace;
 use super::load::{self, Loaded, Model, Options, Source};
-use super::queue::{FIRST, Job, Queue, Refused, SeatId};
+use super::queue::{FIRST, Job, Queue, Refused, SeatId, Why};
 use super::run::{self, Done, Request};
 use super::ticket::{Running, Ticket};
 use crate::tensor::shelf;
@@ -58,7 +58,7 @@ pub(crate) struct Executor {
 }
 
 /// Asks for one more session.
-struct Crowded(Box<dyn Fn() + Send + Sync>);
+struct Crowded(Box<dyn Fn(Why) + Send + Sync>);
 
 impl std::fmt::Debug for Crowded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -150,7 +150,7 @@ pub(crate) fn start(
     started.map(drop).map_err(|error| LoadError::Failed { detail: format!("no thread for it: {error}") })
 }
 
-/// Starts the thread that loads one more session of what `executor` runs, for one thread, tells `ready` its seat and the
+/// Starts the thread that loads one more session of what `executor` runs, on a narrow one's threads, tells `ready` its seat and the
 /// bytes of its own, and works there until the seat or the executor has gone; at last it calls `gone`.
 pub(crate) fn start_beside(
     executor: Arc<Executor>,
@@ -159,8 +159,7 @@ pub(crate) fn start_beside(
     gone: impl FnOnce() + Send + 'static,
 ) -> Result<(), LoadError> {
     let name = format!("mayfly-{}", &executor.model.digest.hex()[..8]);
-    // Its runs and the first session's share the cores: threads beside this one would only wait for each other.
-    let options = Options { threads: 1, ..options };
+    let options = Options { threads: options.team.narrow_threads().get(), ..options };
     let work = move || {
         let load = || load::load(&executor.model, &options, Source::Best);
         let loaded = catch_unwind(AssertUnwindSafe(load))
@@ -201,7 +200,7 @@ impl Executor {
     fn new(model: Model, loaded: Loaded, options: &Options) -> Self {
         tracing::info!(model = %model.digest, device = %model.device, load = ?loaded.load, bytes = loaded.bytes, copy = loaded.from_copy, unpacked = loaded.unpacked, "loaded");
         Self {
-            queue: Queue::new(options.batching),
+            queue: Queue::new(options.batching, options.team),
             pace: Pace::new(options.inline.filter(|_| model.steady && model.device == Device::Cpu)),
             model,
             first: Seat::new(FIRST, loaded.session, loaded.bytes),
@@ -298,8 +297,8 @@ impl Executor {
         if id == FIRST { Some(Arc::clone(&self.first)) } else { self.beside().get(&id).cloned() }
     }
 
-    /// Calls `crowded` whenever runs that cannot be joined have waited for as long as one more session would take to load.
-    pub(crate) fn on_crowd(&self, crowded: impl Fn() + Send + Sync + 'static) {
+    /// Calls `crowded` whenever one more session would have paid for its load.
+    pub(crate) fn on_crowd(&self, crowded: impl Fn(Why) + Send + Sync + 'static) {
         let _ = self.crowded.set(Crowded(Box::new(crowded)));
     }
 
@@ -394,10 +393,10 @@ impl Executor {
     /// A session's thread's life after the load.
     fn work(&self, seat: &Seat) {
         while let Some(taken) = self.queue.next(seat.id, self.load) {
-            if taken.is_crowded
+            if let Some(why) = taken.crowded
                 && let Some(Crowded(call)) = self.crowded.get()
             {
-                call();
+                call(why);
             }
             self.serve(seat, taken.jobs);
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mayfly_scheduler::batching::Settings;
+use mayfly_scheduler::batching::{Settings, Team};
 use mayfly_types::Digest;
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{ArenaExtendStrategy, CUDA, ExecutionProvider as _};
@@ -100,6 +100,8 @@ pub(crate) struct Options {
     pub(crate) threads: usize,
     /// Limits of each executor's queue and of what is joined.
     pub(crate) batching: Settings,
+    /// Which of an executor's sessions work at the same time.
+    pub(crate) team: Team,
     /// Runs known to be no longer than this are done on the thread that asks; none never are.
     pub(crate) inline: Option<Duration>,
     /// This node's prepacked copies.
@@ -134,8 +136,8 @@ impl Options {
     pub(crate) fn plain(config: &Config) -> Result<Self, String> {
         let threads = config.threads();
         let library = crate::library::open(config, threads).map_err(|error| error.to_string())?;
-        let batching = config.batching();
-        Ok(Self { library, threads, batching, inline: None, copies: None, pool: Pool::Shared, logits: None })
+        let (batching, team) = (config.batching(), config.team());
+        Ok(Self { library, threads, batching, team, inline: None, copies: None, pool: Pool::Shared, logits: None })
     }
 }
 

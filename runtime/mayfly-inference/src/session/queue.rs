@@ -2,14 +2,15 @@
 //!
 //! Each session has a seat here. The right to work on it is its seat's state under the queue's lock: who takes jobs takes a
 //! seat with them and works alone on its session until it is free again. So runs on one session never overlap, and "idle"
-//! has one meaning. Which jobs go together is decided in [`mayfly_scheduler::batching`], and there, too, when one more
-//! session would be worth its load.
+//! has one meaning. Which jobs go together, which session takes them, and when one more would be worth its load, is decided
+//! in [`mayfly_scheduler::batching`]. The first session is the team's wide one, those beside it are narrow.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mayfly_scheduler::batching::{Batcher, Crowd, Owner, Pushed, Settings, Take, Waiting};
+use mayfly_scheduler::batching::{Batcher, Crowd, Owner, Pushed, Settings, Take, Team, Turn, Waiting, Working};
 use tokio::sync::oneshot;
 
 use super::run::{Done, Request};
@@ -50,23 +51,55 @@ pub(super) const FIRST: SeatId = 0;
 
 /// Whether somebody works on a session.
 #[derive(Debug, Clone, Copy)]
-enum Seat {
-    Free { since: Instant },
-    Taken,
+enum Use {
+    Free {
+        since: Instant,
+    },
+    Taken {
+        since: Instant,
+        /// There was something in it for every narrow session.
+        plenty: bool,
+    },
+}
+
+/// A session's place.
+#[derive(Debug)]
+struct Seat {
+    is: Use,
+    /// Wakes the session's thread.
+    wake: Arc<Condvar>,
+}
+
+impl Seat {
+    fn free() -> Self {
+        Self { is: Use::Free { since: Instant::now() }, wake: Arc::default() }
+    }
+
+    fn is_free(&self) -> bool {
+        matches!(self.is, Use::Free { .. })
+    }
+}
+
+/// Why one more session would be worth its load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Runs that cannot be joined have waited for each other though cores may be free.
+    Waiting,
+    /// Runs that can be joined are so many that sessions on fewer threads would do them sooner.
+    Sharing,
 }
 
 /// Jobs that were taken with a session's right to work.
 pub(super) struct Taken {
     pub(super) jobs: Vec<Job>,
-    /// Others wait that cannot be joined with anything, every session works, and this has gone on for as long as a load
-    /// takes.
-    pub(super) is_crowded: bool,
+    /// One more session would be worth its load.
+    pub(super) crowded: Option<Why>,
 }
 
 pub(super) struct Queue {
     state: Mutex<State>,
-    wake: Condvar,
     settings: Settings,
+    team: Team,
     /// Times of the batcher count from here.
     epoch: Instant,
 }
@@ -85,7 +118,7 @@ struct State {
 
 impl State {
     fn is_free(&self, seat: SeatId) -> bool {
-        matches!(self.seats.get(&seat), Some(Seat::Free { .. }))
+        self.seats.get(&seat).is_some_and(Seat::is_free)
     }
 
     /// The first one that is free: those that came later are to idle out.
@@ -94,18 +127,61 @@ impl State {
     }
 
     fn works(&self) -> bool {
-        self.seats.values().any(|seat| matches!(seat, Seat::Taken))
+        self.seats.values().any(|seat| !seat.is_free())
+    }
+
+    fn working(&self) -> Working {
+        let narrow = self.seats.range(FIRST + 1..);
+        let (narrow, narrow_free) =
+            narrow.fold((0, 0), |(all, free), (_, seat)| (all + 1, free + usize::from(seat.is_free())));
+        Working { wide_free: self.is_free(FIRST), narrow_free, narrow_working: narrow - narrow_free }
+    }
+
+    fn is_plenty(&self, team: &Team) -> bool {
+        team.is_plenty(self.jobs.len(), self.jobs.len() - self.jobs.alone())
+    }
+
+    /// Whose turn it is to take what waits, and how many share it.
+    fn turn(&self, team: &Team) -> Option<(SeatId, NonZeroUsize)> {
+        if self.closed || self.jobs.is_empty() {
+            return None;
+        }
+        match team.turn(&self.working(), || self.is_plenty(team)) {
+            Turn::Wide => Some((FIRST, NonZeroUsize::MIN)),
+            // The first that is free: those that came later are to idle out.
+            Turn::Narrow { sharers } => {
+                let mut narrow = self.seats.range(FIRST + 1..);
+                narrow.find(|(_, seat)| seat.is_free()).map(|(id, _)| (*id, sharers))
+            }
+            Turn::Nobody => None,
+        }
+    }
+
+    /// Who is to be woken now.
+    fn next_up(&self, team: &Team) -> Option<Arc<Condvar>> {
+        let (seat, _) = self.turn(team)?;
+        self.seats.get(&seat).map(|seat| Arc::clone(&seat.wake))
+    }
+
+    fn wake_all(&self) {
+        self.seats.values().for_each(|seat| seat.wake.notify_all());
+    }
+}
+
+fn wake(next: Option<Arc<Condvar>>) {
+    if let Some(next) = next {
+        next.notify_one();
     }
 }
 
 impl Queue {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, team: Team) -> Self {
         let epoch = Instant::now();
-        let seats = BTreeMap::from([(FIRST, Seat::Free { since: epoch })]);
+        let seats = BTreeMap::from([(FIRST, Seat::free())]);
         let crowd = Crowd::default();
         let state =
             State { jobs: Batcher::new(settings), seats, next_seat: FIRST + 1, crowd, closed: false, used: epoch };
-        Self { state: Mutex::new(state), wake: Condvar::new(), settings, epoch }
+        Self { state: Mutex::new(state), settings, team, epoch }
     }
 
     pub(super) fn runs_max(&self) -> usize {
@@ -135,7 +211,7 @@ impl Queue {
             dead = state.jobs.remove(|job| job.ticket.is_dead());
         }
         let pushed = state.jobs.push(job);
-        let seats = state.seats.len();
+        let next = state.next_up(&self.team);
         drop(state);
         dead.into_iter().for_each(Job::dismiss);
         let displaced = match pushed {
@@ -143,13 +219,8 @@ impl Queue {
             Pushed::Waits => None,
             Pushed::InsteadOf(other) => Some(other),
         };
-        self.wake(seats);
+        wake(next);
         Ok(displaced)
-    }
-
-    /// Wakes whoever has to look: with several sessions it is not known whose thread.
-    fn wake(&self, seats: usize) {
-        if seats > 1 { self.wake.notify_all() } else { self.wake.notify_one() }
     }
 
     /// Waits for jobs that can run together and takes the right to work on the session of `seat` with them; none once the
@@ -161,28 +232,18 @@ impl Queue {
             if !state.seats.contains_key(&seat) || (state.closed && state.is_free(seat)) {
                 return None;
             }
-            if !state.closed && state.first_free() == Some(seat) {
+            if let Some((_, sharers)) = state.turn(&self.team).filter(|(up, _)| *up == seat) {
                 let now = Instant::now();
                 let mut dead = Vec::new();
                 let at = now.duration_since(self.epoch);
-                match state.jobs.take(at, |job| job.ticket.is_dead(), &mut dead) {
+                match state.jobs.take(at, sharers, |job| job.ticket.is_dead(), &mut dead) {
                     Take::Run(jobs) => {
-                        state.seats.insert(seat, Seat::Taken);
-                        let is_full = state.first_free().is_none();
-                        let left = if is_full { state.jobs.alone() } else { 0 };
-                        state.crowd.taken(at, u32::try_from(left).unwrap_or(u32::MAX));
-                        let is_crowded = state.crowd.is_worth(load);
-                        if is_crowded {
-                            state.crowd.reset();
-                        }
-                        let others = !is_full && !state.jobs.is_empty();
-                        let seats = state.seats.len();
+                        let crowded = self.taken(&mut state, seat, now, &jobs, load);
+                        let next = state.next_up(&self.team);
                         drop(state);
-                        if others {
-                            self.wake(seats);
-                        }
+                        wake(next);
                         dead.into_iter().for_each(Job::dismiss);
-                        return Some(Taken { jobs, is_crowded });
+                        return Some(Taken { jobs, crowded });
                     }
                     Take::WaitUntil(time) => until = Some((self.epoch + time).saturating_duration_since(now)),
                     Take::Nothing => {}
@@ -195,33 +256,61 @@ impl Queue {
                     continue;
                 }
             }
+            // Whose turn it is may have changed since this one was woken.
+            if until.is_none() {
+                wake(state.next_up(&self.team));
+            }
+            let woken = state.seats.get(&seat).map(|seat| Arc::clone(&seat.wake))?;
             state = match until {
-                Some(time) => self.wake.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(time) => woken.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+                None => woken.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
+    }
+
+    /// `jobs` were taken for the session of `seat`. Tells why one more would be worth the `load`, if it would.
+    fn taken(&self, state: &mut State, seat: SeatId, now: Instant, jobs: &[Job], load: Duration) -> Option<Why> {
+        let joined = jobs.iter().filter(|job| job.request.joint.is_some()).count();
+        let plenty = self.team.is_plenty(jobs.len(), joined) && self.team.shares_joined(&state.working());
+        if let Some(seat) = state.seats.get_mut(&seat) {
+            seat.is = Use::Taken { since: now, plenty };
+        }
+        let left = if state.first_free().is_none() { state.jobs.alone() } else { 0 };
+        state.crowd.taken(now.duration_since(self.epoch), u32::try_from(left).unwrap_or(u32::MAX));
+        let worth = state.crowd.is_worth(load);
+        if worth {
+            state.crowd.reset();
+        }
+        worth.then_some(if plenty { Why::Sharing } else { Why::Waiting })
     }
 
     /// Takes the right to work on a session that is free, if nobody waits for one.
     pub(super) fn take_right(&self) -> Option<SeatId> {
         let mut state = self.lock();
-        let seat = state.first_free().filter(|_| !state.closed && state.jobs.is_empty())?;
-        state.seats.insert(seat, Seat::Taken);
-        Some(seat)
+        let id = state.first_free().filter(|_| !state.closed && state.jobs.is_empty())?;
+        let seat = state.seats.get_mut(&id)?;
+        seat.is = Use::Taken { since: Instant::now(), plenty: false };
+        Some(id)
     }
 
     /// Gives the right to work back.
     pub(super) fn done(&self, seat: SeatId) {
         let mut state = self.lock();
         let now = Instant::now();
-        state.seats.insert(seat, Seat::Free { since: now });
-        state.used = now;
-        let wanted = state.closed || !state.jobs.is_empty();
-        let seats = state.seats.len();
-        drop(state);
-        if wanted {
-            self.wake(seats);
+        let State { seats, crowd, .. } = &mut *state;
+        if let Some(seat) = seats.get_mut(&seat) {
+            if let Use::Taken { since, plenty } = seat.is {
+                crowd.ran(now.saturating_duration_since(since), plenty);
+            }
+            seat.is = Use::Free { since: now };
         }
+        state.used = now;
+        if state.closed {
+            state.wake_all();
+        }
+        let next = state.next_up(&self.team);
+        drop(state);
+        wake(next);
     }
 
     /// A seat for one more session; none once the queue is closed.
@@ -232,33 +321,39 @@ impl Queue {
         }
         let seat = state.next_seat;
         state.next_seat += 1;
-        state.seats.insert(seat, Seat::Free { since: Instant::now() });
+        state.seats.insert(seat, Seat::free());
         Some(seat)
     }
 
     /// Takes the seat of a session away that nobody works on, and tells whether it did: the session is dropped.
     pub(super) fn remove_seat(&self, seat: SeatId) -> bool {
         let mut state = self.lock();
-        let free = state.is_free(seat);
-        if free {
-            state.seats.remove(&seat);
-        }
+        let gone = if state.is_free(seat) { state.seats.remove(&seat) } else { None };
+        let next = state.next_up(&self.team);
         drop(state);
-        self.wake.notify_all();
-        free
+        // Others may have waited for it to take its share.
+        wake(next);
+        if let Some(gone) = &gone {
+            gone.wake.notify_all();
+        }
+        gone.is_some()
     }
 
     /// Since nobody has worked on this session; none while somebody does, or once its seat has gone.
     pub(super) fn seat_idle(&self, seat: SeatId) -> Option<Duration> {
         match self.lock().seats.get(&seat) {
-            Some(Seat::Free { since }) => Some(since.elapsed()),
+            Some(Seat { is: Use::Free { since }, .. }) => Some(since.elapsed()),
             _ => None,
         }
     }
 
     /// Takes the job of `ticket` out, if it still waits: its inputs need not wait for its turn. Tells whether it did.
     pub(super) fn forget(&self, ticket: &Arc<Ticket>) -> bool {
-        let gone = self.lock().jobs.remove(|job| Arc::ptr_eq(&job.ticket, ticket));
+        let mut state = self.lock();
+        let gone = state.jobs.remove(|job| Arc::ptr_eq(&job.ticket, ticket));
+        let next = state.next_up(&self.team);
+        drop(state);
+        wake(next);
         !gone.is_empty()
     }
 
@@ -267,8 +362,8 @@ impl Queue {
         let mut state = self.lock();
         state.closed = true;
         let jobs = state.jobs.drain();
+        state.wake_all();
         drop(state);
-        self.wake.notify_all();
         drop(jobs);
     }
 
@@ -281,8 +376,8 @@ impl Queue {
         }
         state.closed = true;
         let (jobs, used) = (state.jobs.drain(), state.used);
+        state.wake_all();
         drop(state);
-        self.wake.notify_all();
         let mut dropped = Vec::new();
         let mut state = to.lock();
         let newer = state.jobs.drain();
@@ -294,8 +389,9 @@ impl Queue {
             }
         }
         state.used = used;
+        let next = state.next_up(&to.team);
         drop(state);
-        to.wake.notify_one();
+        wake(next);
         true
     }
 
@@ -304,9 +400,8 @@ impl Queue {
         let mut state = self.lock();
         let idle = !state.closed && !state.works() && state.jobs.is_empty() && state.used.elapsed() >= least;
         state.closed |= idle;
-        drop(state);
         if idle {
-            self.wake.notify_all();
+            state.wake_all();
         }
         idle
     }

@@ -6,6 +6,7 @@
 //! served, so nobody waits for ever.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::settings::Settings;
@@ -106,9 +107,17 @@ impl<T> Batcher<T> {
         displaced.map_or(Pushed::Waits, Pushed::InsteadOf)
     }
 
-    /// What to run now. What is `dead` by then goes to `dropped` and is not run.
-    pub fn take(&mut self, now: Duration, dead: impl Fn(&T) -> bool, dropped: &mut Vec<T>) -> Take<T> {
+    /// What to run now, for one of `sharers` sessions that share what waits. What is `dead` by then goes to `dropped` and
+    /// is not run.
+    pub fn take(
+        &mut self,
+        now: Duration,
+        sharers: NonZeroUsize,
+        dead: impl Fn(&T) -> bool,
+        dropped: &mut Vec<T>,
+    ) -> Take<T> {
         self.drop_dead(&dead, dropped);
+        let settings = self.share(sharers);
         let first = self.accounts.iter().filter(|(_, account)| !account.waiting.is_empty());
         let Some((&owner, account)) = first.min_by_key(|(owner, account)| (account.rank(), **owner)) else {
             return Take::Nothing;
@@ -120,9 +129,9 @@ impl<T> Batcher<T> {
             return Take::Run(self.pick(&[(owner, 0)], level));
         };
         let mut picked = vec![(owner, 0)];
-        self.fill(&mut picked, &mut size);
-        let company = now.saturating_sub(seed.arrived) < self.settings.delay;
-        if company && picked.len() == self.len && size.has_room(&self.settings) {
+        self.fill(&mut picked, &mut size, &settings);
+        let company = now.saturating_sub(seed.arrived) < settings.delay;
+        if company && picked.len() == self.len && size.has_room(&settings) {
             return Take::WaitUntil(seed.arrived + self.settings.delay);
         }
         Take::Run(self.pick(&picked, level))
@@ -141,8 +150,19 @@ impl<T> Batcher<T> {
         std::mem::take(&mut self.accounts).into_values().flat_map(|account| account.waiting)
     }
 
+    /// The limits of one run where `sharers` share what waits.
+    fn share(&self, sharers: NonZeroUsize) -> Settings {
+        if sharers.get() == 1 {
+            return self.settings;
+        }
+        let waiting = self.accounts.values().flat_map(|account| &account.waiting);
+        let rows: u64 = waiting.filter_map(|run| run.shape.as_ref()).map(|shape| u64::from(shape.rows)).sum();
+        let share = u32::try_from(rows.div_ceil(sharers.get() as u64)).unwrap_or(u32::MAX);
+        Settings { rows_max: self.settings.rows_max.min(share), ..self.settings }
+    }
+
     /// Adds what fits beside the seed: always of the owner that is behind, its runs in their order.
-    fn fill(&self, picked: &mut Vec<(Owner, usize)>, size: &mut Size) {
+    fn fill(&self, picked: &mut Vec<(Owner, usize)>, size: &mut Size, settings: &Settings) {
         // Where each owner's next candidate may be, and what it will have been served.
         let mut next: BTreeMap<Owner, (usize, u64)> = self
             .accounts
@@ -156,12 +176,12 @@ impl<T> Batcher<T> {
             *cursor = (place + 1, cursor.1.saturating_add(account.waiting[*place].cost));
         }
         while let Some((&owner, &(from, served))) = next.iter().min_by_key(|(owner, (_, served))| (*served, **owner)) {
-            if !size.has_room(&self.settings) {
+            if !size.has_room(settings) {
                 return;
             }
             let waiting = &self.accounts[&owner].waiting;
             let found = (from..waiting.len()).find_map(|place| {
-                let grown = size.with(waiting[place].shape.as_ref()?, &self.settings)?;
+                let grown = size.with(waiting[place].shape.as_ref()?, settings)?;
                 Some((place, grown))
             });
             match found {

@@ -2,11 +2,15 @@ mod choice;
 mod properties;
 mod queue;
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::{Batcher, Owner, Pushed, Settings, Shape, Take, Waiting};
 
 const SETTINGS: Settings = Settings { runs_max: 64, rows_max: 8, positions_max: 64, delay: Duration::ZERO };
+
+/// Nobody shares what waits.
+const ONE: NonZeroUsize = NonZeroUsize::MIN;
 
 fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -32,7 +36,7 @@ fn filled(settings: Settings, runs: impl IntoIterator<Item = Waiting<u32>>) -> B
 
 /// The jobs of the next batch, sorted.
 fn next(batcher: &mut Batcher<u32>) -> Vec<u32> {
-    match batcher.take(at(10_000), |_| false, &mut Vec::new()) {
+    match batcher.take(at(10_000), ONE, |_| false, &mut Vec::new()) {
         Take::Run(mut jobs) => {
             jobs.sort_unstable();
             jobs

@@ -55,6 +55,55 @@ async fn runs_that_wait_together_run_as_one_and_each_gets_its_own() {
     assert_eq!((resident.runs, resident.batches), (8, 1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_can_be_joined_are_shared_out_and_none_is_left_lying() {
+    let config = Config {
+        intra_op_threads: 2,
+        sessions_per_model_max: 3,
+        batch_rows_max: 8,
+        session_stay_ms_min: 0,
+        session_idle_ms: 1_500,
+        ..Config::default()
+    };
+    let inference = start(config);
+    let sessions = || inference.residency().models.iter().map(|model| model.sessions).sum::<u32>();
+    run_until_done(&inference, row(&[1])).await.0.unwrap();
+    assert_eq!(sessions(), 1, "one caller has one");
+    let began = Instant::now();
+    // Some leave before their turn: whose turn it is changes with it.
+    let round = async |round: i64| {
+        let rows: Vec<[i64; 2]> = (0..48).map(|at| [(at + round) % 8, at % 8]).collect();
+        let gone = CancellationToken::new();
+        let leavers = (0..5).map(|_| run_until(&inference, encoder(), row(&[1]), soon(), &gone));
+        let stayers = join_all(rows.iter().map(|ids| run_until_done(&inference, row(ids))));
+        let (answers, _, ()) = tokio::join!(stayers, join_all(leavers), async { gone.cancel() });
+        for (ids, (result, started)) in rows.iter().zip(answers) {
+            assert_eq!((values(&result.unwrap().0[0].tensor), started), (hidden(ids), 1));
+        }
+    };
+    for at in 0.. {
+        round(at).await;
+        if sessions() == 3 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", inference.residency());
+    }
+    for at in 0..50 {
+        round(at).await;
+    }
+    assert_eq!(sessions(), 3, "and never more than that");
+    let began = Instant::now();
+    while sessions() > 1 {
+        run_until_done(&inference, row(&[1])).await.0.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(began.elapsed() < Duration::from_secs(20), "one caller at a time needs one");
+    }
+    assert_eq!(sessions(), 1, "the first is used, and stays");
+    round(0).await;
+    inference.evict_idle(true);
+    round(0).await;
+}
+
 async fn run_until_done(inference: &Inference, request: Request) -> (Result<(Vec<Output>, RunStats), RunError>, usize) {
     run_until(inference, encoder(), request, soon(), &CancellationToken::new()).await
 }

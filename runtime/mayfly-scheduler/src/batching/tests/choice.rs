@@ -71,7 +71,7 @@ fn nobody_waits_for_ever() {
 fn a_delay_waits_for_company_but_not_where_the_batch_is_full_or_the_time_over() {
     let patient = Settings { delay: at(5), ..SETTINGS };
     let mut batcher = filled(patient, [run(1, 10, shape(1, 8))]);
-    let take = |batcher: &mut Batcher<u32>, ms| batcher.take(at(ms), |_| false, &mut Vec::new());
+    let take = |batcher: &mut Batcher<u32>, ms| batcher.take(at(ms), ONE, |_| false, &mut Vec::new());
     assert!(matches!(take(&mut batcher, 12), Take::WaitUntil(time) if time == at(15)));
     assert!(matches!(take(&mut batcher, 15), Take::Run(jobs) if jobs == [10]));
     // Alone by its nature, or with as much company as fits.

@@ -13,9 +13,10 @@ enum Event {
         owner: Owner,
         shape: Option<Shape>,
     },
-    /// With every run whose number is a multiple of this dead.
+    /// By one of so many sessions, with every run whose number is a multiple of `dead` dead.
     Take {
         dead: u32,
+        sharers: u32,
     },
     Leave {
         job: u32,
@@ -31,7 +32,7 @@ fn event() -> impl Strategy<Value = Event> {
     });
     prop_oneof![
         4 => (0_u128..4, proptest::option::weighted(0.8, shape)).prop_map(|(owner, shape)| Event::Push { owner, shape }),
-        2 => (2_u32..40).prop_map(|dead| Event::Take { dead }),
+        2 => (2_u32..40, 1_u32..5).prop_map(|(dead, sharers)| Event::Take { dead, sharers }),
         1 => (0_u32..200).prop_map(|job| Event::Leave { job }),
     ]
 }
@@ -61,7 +62,7 @@ proptest! {
         let mut passed: BTreeMap<Owner, u32> = BTreeMap::new();
         let mut job = 0;
         // One more take at the end for each that may be left.
-        let events = events.into_iter().chain((0..12).map(|_| Event::Take { dead: u32::MAX }));
+        let events = events.into_iter().chain((0..12).map(|_| Event::Take { dead: u32::MAX, sharers: 1 }));
         for event in events {
             match event {
                 Event::Push { owner, shape } => {
@@ -84,9 +85,10 @@ proptest! {
                     let there = waiting.remove(&job).is_some();
                     prop_assert_eq!(batcher.remove(|other| *other == job), if there { vec![job] } else { vec![] });
                 }
-                Event::Take { dead } => {
+                Event::Take { dead, sharers } => {
                     let mut dropped = Vec::new();
-                    let taken = match batcher.take(at(100_000), |job| job.is_multiple_of(dead), &mut dropped) {
+                    let sessions = NonZeroUsize::new(sharers as usize).unwrap();
+                    let taken = match batcher.take(at(100_000), sessions, |job| job.is_multiple_of(dead), &mut dropped) {
                         Take::Run(jobs) => jobs,
                         Take::Nothing => Vec::new(),
                         Take::WaitUntil(_) => panic!("there is no delay"),
@@ -95,6 +97,8 @@ proptest! {
                         prop_assert!(job.is_multiple_of(dead) && waiting.remove(&job).is_some());
                     }
                     prop_assert_eq!(taken.is_empty(), waiting.is_empty());
+                    let rows: u32 = waiting.values().flat_map(|(_, shape)| shape).map(|shape| shape.rows).sum();
+                    let settings = Settings { rows_max: settings.rows_max.min(rows.div_ceil(sharers)), ..settings };
                     let batch: Vec<_> = taken.iter().map(|job| waiting.remove(job).unwrap()).collect();
                     prop_assert!(batch.is_empty() || within_budget(&batch, &settings), "{batch:?}");
                     passed.retain(|owner, _| waiting.values().any(|(other, _)| other == owner));

@@ -20,7 +20,7 @@ fn a_full_queue_refuses_whoever_has_most() {
 fn the_dead_are_dropped_before_a_run() {
     let mut batcher = filled(SETTINGS, (0..4).map(|job| run(1, job, shape(1, 1))));
     let mut dropped = Vec::new();
-    let taken = batcher.take(at(9), |job| job % 2 == 1, &mut dropped);
+    let taken = batcher.take(at(9), ONE, |job| job % 2 == 1, &mut dropped);
     assert!(matches!(taken, Take::Run(jobs) if jobs == [0, 2]));
     assert_eq!((dropped, batcher.len()), (vec![1, 3], 0));
 }
