@@ -24,6 +24,7 @@ language_models() {
 (cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
 ./examples/quickstart/models.sh target/test-models
 peer litserve litserve==0.2.19 onnxruntime==1.31.1 tokenizers==0.23.3
+peer bentoml bentoml==1.4.40 onnxruntime==1.31.1 tokenizers==0.23.3
 if [ "${1:-}" = --no-language-models ]; then shift; else language_models; fi
 cargo build --release --locked --quiet --workspace
 export ORT_DISABLE_TELEMETRY=1 # read by the bare peers' library when it starts

@@ -67,6 +67,11 @@ pub(crate) fn check(answer: &wire::Answer, expected: &[f32]) -> anyhow::Result<(
     ensure!(answer.status == 200, "the server answered {}: {body}", answer.status);
     let body: serde_json::Value = serde_json::from_str(&body)?;
     let vector: Vec<f32> = serde_json::from_value(body["data"][0]["embedding"].clone()).context("the embedding")?;
+    same(&vector, expected)
+}
+
+/// That two vectors are the same but for rounding.
+pub(crate) fn same(vector: &[f32], expected: &[f32]) -> anyhow::Result<()> {
     let difference = vector.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     ensure!(vector.len() == expected.len() && difference < 1e-4, "the vectors differ by {difference}");
     Ok(())

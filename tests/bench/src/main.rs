@@ -23,6 +23,7 @@ mod load;
 mod measure;
 mod onnx;
 mod overload;
+mod python;
 mod registered;
 mod row;
 mod server;
@@ -86,7 +87,7 @@ type Measure = fn(&Bench) -> anyhow::Result<Vec<Row>>;
 const MEASURES: [(&[&str], Measure); 20] = [
     (&[cold::P50, cold::P99, cold::FLOOR], cold::measure),
     (&[embeddings::NAME], embeddings::measure),
-    (&[batching::GAIN, batching::PEER], batching::measure),
+    (&[batching::GAIN, batching::PEER, batching::BENTO], batching::measure),
     (&[compute::SMALL, compute::MIDDLE, compute::LARGE, compute::CHAIN], compute::measure),
     (&[wake::FIRST_ANSWER, wake::MEMORY], wake::matmuls),
     (&[wake::INT4], wake::int4),
