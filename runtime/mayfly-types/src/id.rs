@@ -42,7 +42,12 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "_{}"), self.0.simple())
+                const START: usize = concat!($prefix, "_").len();
+                // In one piece: it is in the headers of every answer.
+                let mut text = [0; START + 32];
+                text[..START].copy_from_slice(concat!($prefix, "_").as_bytes());
+                self.0.simple().encode_lower(&mut text[START..]);
+                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
             }
         }
 

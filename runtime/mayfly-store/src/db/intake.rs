@@ -24,8 +24,9 @@ use crate::redo::Log;
 pub(super) const APPENDS_WAITING_MAX: usize = 8192;
 /// Appends that one write of the thread takes.
 const APPENDS_PER_WRITE_MAX: usize = 512;
-/// Tries for the front before an append goes to the thread.
-const TRIES: usize = 100;
+/// Tries for the front before an append goes to the thread: some ten microseconds, twice what another takes there and a
+/// fraction of what waking the thread does.
+const TRIES: usize = 500;
 /// A write that takes longer on a caller's thread sends the next appends to the thread...
 const SLOW: Duration = Duration::from_millis(5);
 /// ... for this long.
