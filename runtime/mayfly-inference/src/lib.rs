@@ -46,6 +46,9 @@ pub use residency::{DeviceResidency, Keep, ModelMemory, Needs, Reservation, Resi
 pub use runtime::{Caller, Inference, RunStats, RuntimeInfo};
 pub use tensor::{ElementType, Tensor, TensorError};
 pub use tokenizer::{EncodeOptions, Encoding};
+#[doc(hidden)]
+pub use worker::FalseWorker;
 pub use worker::{
-    SandboxPolicy, WorkerConfig, WorkerSettings, WorkerState, WorkersState, missing_from_sandbox, run_worker,
+    SandboxPolicy, WorkerChild, WorkerConfig, WorkerSettings, WorkerState, WorkersState, missing_from_sandbox,
+    run_worker,
 };

@@ -29,7 +29,9 @@ mod serve;
 mod socket;
 mod workers;
 
-pub use config::{SandboxPolicy, WorkerConfig, WorkerSettings};
+#[doc(hidden)]
+pub use config::FalseWorker;
+pub use config::{SandboxPolicy, WorkerChild, WorkerConfig, WorkerSettings};
 pub(crate) use message::GenerationBounds;
 pub use sandbox::missing_from_sandbox;
 pub use serve::run_worker;

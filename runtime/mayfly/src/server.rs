@@ -81,7 +81,7 @@ impl Server {
         let isolates = config.models.tenant_models == TenantModels::Isolate;
         let workers = isolates.then(|| WorkerSettings {
             config: config.workers.clone(),
-            child: child.clone(),
+            child: child.clone().into(),
             folder: store.workers_folder().to_owned(),
         });
         if !isolates {

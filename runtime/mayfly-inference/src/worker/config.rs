@@ -1,6 +1,9 @@
 //! Settings of the processes that run tenants' own models.
 
+use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,10 +111,48 @@ impl WorkerConfig {
 pub struct WorkerSettings {
     /// The limits.
     pub config: WorkerConfig,
-    /// The binary that is its own worker (`__worker`).
-    pub child: PathBuf,
+    /// What is started as a worker.
+    pub child: WorkerChild,
     /// Where each worker's view of its packages is kept: on the file system of the packages, on this node, only for this.
     pub folder: PathBuf,
+}
+
+/// What is started as a worker.
+#[derive(Debug, Clone)]
+pub enum WorkerChild {
+    /// The binary that is its own worker (`__worker`).
+    Program(PathBuf),
+    /// No process, and no sandbox: for those who try what the server believes and have no time for a process each time.
+    #[doc(hidden)]
+    False(FalseWorker),
+}
+
+impl From<PathBuf> for WorkerChild {
+    fn from(program: PathBuf) -> Self {
+        Self::Program(program)
+    }
+}
+
+/// Speaks for a worker on a thread of the server's own process.
+#[doc(hidden)]
+#[derive(Clone)]
+pub struct FalseWorker(Arc<dyn Fn(OwnedFd) + Send + Sync>);
+
+impl FalseWorker {
+    /// `speak` is given a worker's end of the socket. It has to return once the other end is gone.
+    pub fn new(speak: impl Fn(OwnedFd) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(speak))
+    }
+
+    pub(super) fn speak(&self, socket: OwnedFd) {
+        (self.0)(socket);
+    }
+}
+
+impl fmt::Debug for FalseWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FalseWorker").finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

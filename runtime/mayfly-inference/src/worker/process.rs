@@ -1,13 +1,14 @@
 //! The server's end of one worker process: what it was given, what it answers, and when it is killed.
 //!
-//! A thread of its own starts the process (`begin`), hears it and reaps it (`attend`, `hear`); the process dies with that
-//! thread. Callers send by themselves (`submit`) and never wait for a worker that does not read. All of them share one
-//! state under one lock, held for moments.
+//! A thread of its own starts the process (`begin`, `running`), hears it and reaps it (`attend`, `hear`); the process
+//! dies with that thread. Callers send by themselves (`submit`) and never wait for a worker that does not read. All of them
+//! share one state under one lock, held for moments.
 
 mod attend;
 mod begin;
 mod generate;
 mod hear;
+mod running;
 mod space;
 mod submit;
 

@@ -46,6 +46,11 @@ impl Socket {
         self.0
     }
 
+    /// The same end once more.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Sends one packet, with a file if there is one. [`io::ErrorKind::WouldBlock`] if the other side has taken too
     /// little of those before.
     pub(super) fn send(&self, packet: &[u8], file: Option<&File>) -> io::Result<()> {

@@ -297,7 +297,7 @@ fn life(
     let (owner, device) = (format!("{:032x}", key.0), key.1);
     let started = Room::new(&settings.folder, room).map_err(|error| format!("no folder for it: {error}"));
     let started = started.and_then(|room| {
-        let (config, child) = (&settings.config, &*settings.child);
+        let (config, child) = (&settings.config, &settings.child);
         Process::start(Start { config, generation, child, ort_dylib, device, room })
     });
     let pause = |process: Option<&Arc<Process>>, crashed| {

@@ -43,7 +43,7 @@ impl Scene {
     }
 
     pub(crate) fn start_with(&self, node: Config, config: WorkerConfig, child: PathBuf) -> Inference {
-        let settings = WorkerSettings { config, child, folder: self.rooms() };
+        let settings = WorkerSettings { config, child: child.into(), folder: self.rooms() };
         Inference::start_with(Config { prepack: false, ..node }, None, Some(settings)).unwrap()
     }
 

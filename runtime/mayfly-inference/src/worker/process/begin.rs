@@ -3,36 +3,26 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::running::Running;
 use super::{Process, State};
 use crate::Device;
 use crate::worker::arena::{Arena, Places};
-use crate::worker::config::WorkerConfig;
+use crate::worker::config::{WorkerChild, WorkerConfig};
 use crate::worker::flight::Shares;
 use crate::worker::message::{Begin, FromWorker, GenerationBounds, ToWorker, decode, encode};
 use crate::worker::room::Room;
 use crate::worker::socket::{Received, Socket};
 
-#[derive(Debug)]
-pub(in crate::worker) struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// What starts a process.
 pub(in crate::worker) struct Start<'a> {
     pub(in crate::worker) config: &'a WorkerConfig,
     pub(in crate::worker) generation: GenerationBounds,
-    pub(in crate::worker) child: &'a Path,
+    pub(in crate::worker) child: &'a WorkerChild,
     pub(in crate::worker) ort_dylib: &'a Path,
     pub(in crate::worker) device: Device,
     pub(in crate::worker) room: Room,
@@ -47,7 +37,7 @@ impl Process {
         let Start { config, generation, child, ort_dylib, device, room } = start;
         let (socket, theirs) = Socket::pair().map_err(|error| format!("no socket: {error}"))?;
         let arena = Arena::new(config.shared_bytes_max).map_err(|error| format!("no shared memory: {error}"))?;
-        let running = spawn(child, device, theirs).map_err(|error| format!("it was not started: {error}"))?;
+        let running = Running::start(child, device, theirs).map_err(|error| format!("it was not started: {error}"))?;
         let begin = ToWorker::Begin(Begin {
             ort_dylib: ort_dylib.to_owned(),
             room: room.path().to_owned(),
@@ -71,7 +61,7 @@ impl Process {
             unread_bytes_max: config.shared_bytes_max,
             stop: Duration::from_millis(config.stop_ms_max),
             idle: Duration::from_millis(config.idle_ms),
-            pid: running.0.id(),
+            pid: running.pid(),
             state: Mutex::new(State {
                 flights: HashMap::new(),
                 courses: HashMap::new(),
@@ -114,23 +104,4 @@ impl Process {
             }
         }
     }
-}
-
-/// Starts the binary with the socket as its standard input, and nothing else of ours.
-fn spawn(child: &Path, device: Device, socket: Socket) -> io::Result<Running> {
-    use std::os::unix::process::CommandExt as _;
-    let mut command = Command::new(child);
-    command.arg("__worker").env_clear().env("ORT_DISABLE_TELEMETRY", "1");
-    if device == Device::Cuda {
-        // Where CUDA's libraries are.
-        command.envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)));
-    }
-    command
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::from(socket.into_fd()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map(Running)
 }
