@@ -7,7 +7,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 unset CARGO_TARGET_DIR CARGO_BUILD_TARGET # the binary is looked for in target/
 
-targets=(manifest nn package component http)
+targets=(manifest nn package component http worker)
 seconds=60 seed=$RANDOM replay=()
 while [ $# -gt 0 ]; do
     case "$1" in

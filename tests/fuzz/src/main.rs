@@ -1,5 +1,6 @@
 //! Fuzzes the places where bytes come from outside: see README.md. `tests/fuzz/run.sh` builds and runs it.
 
+mod allocations;
 mod campaign;
 mod corpus;
 mod coverage;
@@ -19,7 +20,7 @@ use crate::campaign::Campaign;
 /// Fuzzes one target.
 #[derive(Debug, Parser)]
 struct Args {
-    /// One of `component`, `http`, `manifest`, `nn` and `package`.
+    /// One of `component`, `http`, `manifest`, `nn`, `package` and `worker`.
     target: String,
     /// How long.
     #[arg(long, default_value_t = 60)]

@@ -5,6 +5,7 @@ mod http;
 mod manifest;
 mod nn;
 mod package;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,6 +52,7 @@ pub(crate) fn open(name: &str, root: &Path) -> anyhow::Result<Box<dyn Target>> {
         "manifest" => Box::new(manifest::ManifestTarget::new(root)),
         "nn" => Box::new(nn::NnTarget::new(root)?),
         "package" => Box::new(package::PackageTarget::new(root)?),
+        "worker" => Box::new(worker::WorkerTarget::new(root)?),
         other => anyhow::bail!("there is no target `{other}`"),
     })
 }
