@@ -11,7 +11,9 @@ use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use mayfly_host::BodyError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
+
+use crate::handoff::Taker;
 
 /// A body: an error ends the connection without a proper end, so that nobody takes a part for the whole.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -87,14 +89,14 @@ struct CutOff(&'static str);
 /// A streamed answer. Ends properly only after [`Piece::End`].
 #[derive(Debug)]
 pub(crate) struct Streamed {
-    pieces: mpsc::Receiver<Piece>,
+    pieces: Taker<Piece>,
     ended: bool,
     /// The last frame, as long as it may be in the server's hands only, and whether the server has had its turn since.
     unwritten: Option<(oneshot::Sender<()>, bool)>,
 }
 
 impl Streamed {
-    pub(crate) fn new(pieces: mpsc::Receiver<Piece>) -> Self {
+    pub(crate) fn new(pieces: Taker<Piece>) -> Self {
         Self { pieces, ended: false, unwritten: None }
     }
 }
@@ -116,7 +118,7 @@ impl http_body::Body for Streamed {
         if let Some((written, _)) = self.unwritten.take() {
             let _ = written.send(());
         }
-        let piece = ready!(self.pieces.poll_recv(cx)).unwrap_or(Piece::Cut("the host failed"));
+        let piece = ready!(self.pieces.poll_take(cx)).unwrap_or(Piece::Cut("the host failed"));
         Poll::Ready(match piece {
             Piece::Data(bytes, written) => {
                 self.unwritten = Some((written, false));
@@ -145,6 +147,7 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
+    use crate::handoff::handoff;
 
     fn body(parts: &[Result<&'static str, &'static str>]) -> Body {
         let frames: Vec<Result<Frame<Bytes>, Box<dyn std::error::Error + Send + Sync>>> = parts
@@ -171,14 +174,19 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_its_end_is_an_error() {
-        let (pieces, receiver) = mpsc::channel(4);
-        pieces.send(Piece::Data(Bytes::from_static(b"half"), oneshot::channel().0)).await.unwrap();
+        let data = |text: &'static str| Piece::Data(Bytes::from_static(text.as_bytes()), oneshot::channel().0);
+        let (pieces, taker) = handoff();
+        pieces.give(data("half")).unwrap();
         drop(pieces);
-        assert!(Streamed::new(receiver).collect().await.is_err());
+        assert!(Streamed::new(taker).collect().await.is_err());
 
-        let (pieces, receiver) = mpsc::channel(4);
-        pieces.send(Piece::Data(Bytes::from_static(b"all"), oneshot::channel().0)).await.unwrap();
-        pieces.send(Piece::End(None)).await.unwrap();
-        assert_eq!(Streamed::new(receiver).collect().await.unwrap().to_bytes(), "all");
+        let (pieces, taker) = handoff();
+        let giving = async {
+            pieces.give(data("all")).unwrap();
+            pieces.free().await.unwrap();
+            pieces.give(Piece::End(None)).unwrap();
+        };
+        let (answer, ()) = tokio::join!(Streamed::new(taker).collect(), giving);
+        assert_eq!(answer.unwrap().to_bytes(), "all");
     }
 }

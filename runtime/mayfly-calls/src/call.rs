@@ -9,7 +9,7 @@ use http::header::HOST;
 use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use mayfly_host::{Code, CodeError, Host, Invocation, Place, Timings};
+use mayfly_host::{Code, CodeError, Host, HostError, Invocation, Place, Running, Timings};
 use mayfly_inference::Inference;
 use mayfly_ledger::{Journal, Leases, Outcome, PriceBook};
 use mayfly_types::{Digest, LevelId};
@@ -175,35 +175,67 @@ impl Calls {
     }
 
     /// The whole life of one call; its permit goes when it has settled.
-    async fn live(self, context: Context, request: Request<Body>, entry: Entry, head: Head) {
+    ///
+    /// Its future is there for as long as the call is open, a stream that is held open for hours, too: what only some
+    /// calls come to, and what is over once the handler has answered, is in boxes of its own.
+    fn live(self, context: Context, request: Request<Body>, entry: Entry, head: Head) -> impl Future<Output = ()> {
         let Entry { permit, ticket, once, kept } = entry;
         let mut call = self.0.opener.open(&context, request.method(), request.uri().path(), ticket, once);
-        if let Some(kept) = kept {
-            call.before.replayed = true;
-            replay::answer(&call, &kept, head).await;
-        } else if let Err(panic) = AssertUnwindSafe(self.run(&mut call, &context, request, head)).catch_unwind().await {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            tracing::error!(text, "the task of a call panicked");
-            call.cancel.cancel();
-            if let Some(ending) = call.end(500, Outcome::HostFault, &Timings::default()) {
-                call.write_in_the_end(ending).await;
+        let (kept, request) = (kept.map(Box::new), Box::new(request));
+        // An `async fn` would hold its arguments twice.
+        async move {
+            if let Some(kept) = kept {
+                call.before.replayed = true;
+                Box::pin(replay::answer(&call, &kept, head)).await;
+            } else {
+                let run = AssertUnwindSafe(self.run(&mut call, &context, request, head));
+                if let Err(panic) = run.catch_unwind().await {
+                    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                    tracing::error!(text, "the task of a call panicked");
+                    call.cancel.cancel();
+                    if let Some(ending) = call.end(500, Outcome::HostFault, &Timings::default()) {
+                        Box::pin(call.write_in_the_end(ending)).await;
+                    }
+                }
             }
+            drop(call);
+            drop(permit);
         }
-        drop(call);
-        drop(permit);
     }
 
-    async fn run(&self, call: &mut OpenCall, context: &Context, request: Request<Body>, mut head: Head) {
+    async fn run(&self, call: &mut OpenCall, context: &Context, request: Box<Request<Body>>, mut head: Head) {
+        let ran = match Box::pin(self.begin(call, context, request, &mut head)).await {
+            Ok(ran) => ran,
+            Err(NotBegun::Stopped) => return fail_stopped(call, head).await,
+            Err(NotBegun::Refused(failure)) => return refuse(call, *failure, &Timings::default(), head).await,
+        };
+        if call.dry_run {
+            return Box::pin(dry_run::answer(call, ran, &context.resolved.price_names, head)).await;
+        }
+        match ran {
+            Ok(running) => deliver(call, running, head).await,
+            Err((error, timings)) => fail_host(call, error, &timings, head).await,
+        }
+    }
+
+    /// From the code to a handler that has set its response, or has failed.
+    async fn begin(
+        &self,
+        call: &mut OpenCall,
+        context: &Context,
+        request: Box<Request<Body>>,
+        head: &mut Head,
+    ) -> Result<Result<Running, (HostError, Timings)>, NotBegun> {
         let deadline = tokio::time::Instant::from_std(call.deadline);
         let asked = Instant::now();
         let code = tokio::select! {
             biased;
             code = self.code(context.resolved.revision.spec.handler.digest) => code,
-            () = head.closed() => return fail_stopped(call, head).await,
-            () = call.stop.cancelled() => return fail_stopped(call, head).await,
+            () = head.closed() => return Err(NotBegun::Stopped),
+            () = call.stop.cancelled() => return Err(NotBegun::Stopped),
             () = tokio::time::sleep_until(deadline) => {
-                return refuse(call, Failure::deadline(call.deadline_ms), &Timings::default(), head).await;
+                return Err(NotBegun::Refused(Box::new(Failure::deadline(call.deadline_ms))));
             }
         };
         call.before.code = asked.elapsed();
@@ -212,11 +244,11 @@ impl Calls {
                 call.before.mapped = mapped;
                 code
             }
-            Err(error) => return refuse(call, error.into(), &Timings::default(), head).await,
+            Err(error) => return Err(NotBegun::Refused(Box::new(error.into()))),
         };
         let invocation = Invocation {
             code,
-            request: for_guest(call, context, request),
+            request: for_guest(call, context, *request),
             deployment: context.resolved.deployment.id,
             tenant: context.resolved.project.tenant,
             key: context.key.id,
@@ -232,8 +264,8 @@ impl Calls {
                 idle,
             }),
         };
-        let mut running = Box::pin(self.0.host.run(&self.0.inference, invocation));
-        let ran = tokio::select! {
+        let mut running = std::pin::pin!(self.0.host.run(&self.0.inference, invocation));
+        Ok(tokio::select! {
             biased;
             ran = &mut running => ran,
             () = head.closed() => {
@@ -241,14 +273,7 @@ impl Calls {
                 call.cancel.cancel();
                 running.await
             }
-        };
-        if call.dry_run {
-            return dry_run::answer(call, ran, &context.resolved.price_names, head).await;
-        }
-        match ran {
-            Ok(running) => deliver(call, running, head).await,
-            Err((error, timings)) => fail_host(call, error, &timings, head).await,
-        }
+        })
     }
 
     /// Mapped code, compiled again first if this node has lost it. True if it had to be mapped.
@@ -368,6 +393,13 @@ impl Calls {
         status.spans = self.0.opener.observer.as_ref().map(|observer| observer.spans()).unwrap_or_default();
         status
     }
+}
+
+/// Why no handler was asked.
+enum NotBegun {
+    /// The caller left, or the server cuts its connections.
+    Stopped,
+    Refused(Box<Failure>),
 }
 
 /// The request as the guest will see it: its body limited, and with a host name, which `wasi:http` asks for.

@@ -8,18 +8,20 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, OptionFuture};
 use http::header::{CONTENT_LENGTH, TRAILER};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use mayfly_host::{Clock, HostError, RunEnd, Running, Timings};
 use mayfly_ledger::{Append, JournalError, Outcome, Row};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use crate::bill::{self, Bill};
 use crate::body::{Body, Piece, Streamed, full};
 use crate::failure::Failure;
+use crate::handoff::{Giver, Gone, handoff};
 use crate::open::{OpenCall, now};
 
 /// Where the head goes. Closed when the caller has left.
@@ -119,13 +121,13 @@ impl Run {
     }
 
     /// Stops the handler and waits until its instance is gone: only then is its usage final.
-    async fn abandon(mut self, call: &OpenCall) -> Timings {
+    async fn abandon(&mut self, call: &OpenCall) -> Timings {
         call.budget.close();
         call.cancel.cancel();
         self.body = None;
-        match self.ended {
+        match &self.ended {
             Some(end) => end.timings,
-            None => self.end.await.unwrap_or_else(|_dropped| lost()).timings,
+            None => (&mut self.end).await.unwrap_or_else(|_dropped| lost()).timings,
         }
     }
 }
@@ -151,7 +153,7 @@ pub(crate) async fn deliver(call: &OpenCall, running: Running, mut head: Head) {
         let timings = run.abandon(call).await;
         return refuse(call, failure, &timings, head).await;
     }
-    if run.is_over() { whole(call, parts, run, head).await } else { stream(call, parts, run, head).await }
+    if run.is_over() { whole(call, parts, &mut run, head).await } else { stream(call, parts, &mut run, head).await }
 }
 
 /// Waits a moment for a short answer to end: then it needs one row only, and usage fits its head.
@@ -172,21 +174,23 @@ async fn gather(call: &OpenCall, run: &mut Run, head: &mut Head) -> Result<(), B
 }
 
 /// The whole answer is here and the instance is gone: settle, then send.
-async fn whole(call: &OpenCall, mut parts: http::response::Parts, run: Run, head: Head) {
-    tell_developer(call, &run);
+async fn whole(call: &OpenCall, mut parts: http::response::Parts, run: &mut Run, head: Head) {
+    tell_developer(call, run);
     let timings = run.timings();
     if head.is_closed() {
         return fail(call, Broken::Left, &timings, head).await;
     }
-    let trailers = run.trailers.filter(|_| call.trailers).map(guest_trailers);
-    let bytes = joined(run.frames);
+    let trailers = run.trailers.take().filter(|_| call.trailers).map(guest_trailers);
+    let bytes = joined(&mut run.frames);
     let mut bill = Bill::default();
-    if let Some(mut ending) = call.end(parts.status.as_u16(), Outcome::Completed, &timings) {
+    let ending = call.end(parts.status.as_u16(), Outcome::Completed, &timings);
+    let writing = OptionFuture::from(ending.map(|mut ending| {
         bill = ending.bill();
         call.keep(&mut ending, &parts.headers, Some(&bytes));
-        if let Err((_, error)) = call.write(ending).await {
-            return refuse(call, error.into(), &timings, head).await;
-        }
+        call.write(ending)
+    }));
+    if let Some(Err((_, error))) = writing.await {
+        return refuse(call, error.into(), &timings, head).await;
     }
     call.mark(&mut parts.headers, &timings);
     bill.mark(&mut parts.headers, &call.currency);
@@ -208,7 +212,7 @@ async fn whole(call: &OpenCall, mut parts: http::response::Parts, run: Run, head
 }
 
 /// The answer is long or slow: durable usage before each frame, settlement before the end.
-async fn stream(call: &OpenCall, mut parts: http::response::Parts, mut run: Run, head: Head) {
+async fn stream(call: &OpenCall, mut parts: http::response::Parts, run: &mut Run, head: Head) {
     let status = parts.status.as_u16();
     if let Err(error) = progress(call, call.budget.before_frame(now(), status, 0)).await {
         let timings = run.abandon(call).await;
@@ -221,39 +225,44 @@ async fn stream(call: &OpenCall, mut parts: http::response::Parts, mut run: Run,
     if call.trailers {
         parts.headers.insert(TRAILER, HeaderValue::from_static(bill::TRAILERS));
     }
-    let (pieces, receiver) = mpsc::channel(1);
-    let _ = head.send(Response::from_parts(parts, Streamed::new(receiver).boxed_unsync()));
-    match pump(call, &mut run, status, &pieces, &mut copy).await {
+    let (pieces, taker) = handoff();
+    let _ = head.send(Response::from_parts(parts, Streamed::new(taker).boxed_unsync()));
+    match pump(call, run, status, &pieces, &mut copy).await {
         Ok(()) => {
-            tell_developer(call, &run);
+            tell_developer(call, run);
             let timings = run.timings();
             // A stream that its models' process left is ended by its handler, and is no whole answer all the same.
             let lost = timings.models_back.is_some();
             let outcome = if lost { Outcome::GuestFault } else { Outcome::Completed };
-            let Some(mut ending) = call.end(status, outcome, &timings) else { return };
-            let bill = ending.bill();
-            call.keep(&mut ending, &copy.head, copy.bytes.map(BytesMut::freeze).as_ref());
-            let last = match call.write(ending).await {
-                Ok(()) => Piece::End(call.trailers.then(|| trailers(call, &bill, run.trailers))),
+            let mut bill = Bill::default();
+            let ending = call.end(status, outcome, &timings);
+            let writing = OptionFuture::from(ending.map(|mut ending| {
+                bill = ending.bill();
+                call.keep(&mut ending, &copy.head, copy.bytes.take().map(BytesMut::freeze).as_ref());
+                call.write(ending)
+            }));
+            let Some(written) = writing.await else { return };
+            let last = match written {
+                Ok(()) => Piece::End(call.trailers.then(|| trailers(call, &bill, run.trailers.take()))),
                 Err((ending, error)) => {
                     // The caller will not see a proper end, so this is not owed.
                     call.retry(ending.into_void(Outcome::HostFault), error);
                     Piece::Cut("the host failed")
                 }
             };
-            // The queue is empty: `pump` saw the last frame taken.
-            let _ = pieces.try_send(last);
+            // There is room: `pump` saw the last frame taken.
+            let _ = pieces.give(last);
         }
         Err(broken) => {
             let timings = run.abandon(call).await;
             let (outcome, why) = broken.outcome();
             if let Some(mut ending) = call.end(status, outcome, &timings) {
                 call.keep(&mut ending, &copy.head, None);
-                call.write_in_the_end(ending).await;
+                Box::pin(call.write_in_the_end(ending)).await;
             }
             tell(call, &broken.failure(call));
             // No room for it is as good: a stream without its end is an error, too.
-            let _ = pieces.try_send(Piece::Cut(why));
+            let _ = pieces.give(Piece::Cut(why));
         }
     }
 }
@@ -295,7 +304,7 @@ async fn pump(
     call: &OpenCall,
     run: &mut Run,
     status: u16,
-    pieces: &mpsc::Sender<Piece>,
+    pieces: &Giver<Piece>,
     copy: &mut Copied,
 ) -> Result<(), Broken> {
     let deadline = Instant::from_std(call.deadline);
@@ -304,17 +313,17 @@ async fn pump(
     let mut upto = 0_u64;
     loop {
         // A free place means that the frame before was taken.
-        let place = tokio::select! {
+        tokio::select! {
             biased;
-            place = pieces.reserve() => place.map_err(|_closed| Broken::Left)?,
+            free = pieces.free() => free.map_err(|Gone| Broken::Left)?,
             () = call.stop.cancelled() => return Err(Broken::Stopped),
             () = sleep_until(deadline) => return Err(Broken::Deadline),
-        };
+        }
         while run.frames.is_empty() && !run.is_over() {
             tokio::select! {
                 biased;
                 // Everything was handed over once the body has ended: leaving then is no breaking off.
-                () = pieces.closed(), if run.body.is_some() => return Err(Broken::Left),
+                () = pieces.gone(), if run.body.is_some() => return Err(Broken::Left),
                 () = call.stop.cancelled() => return Err(Broken::Stopped),
                 step = run.step(call) => step.map_err(Broken::Failed)?,
             }
@@ -333,7 +342,8 @@ async fn pump(
         progress(call, call.budget.before_frame(now(), status, upto)).await.map_err(Broken::Journal)?;
         copy.add(call, &frame);
         let (written, seen) = oneshot::channel();
-        place.send(Piece::Data(frame, written));
+        // Whoever takes nothing any more is found out in the next round.
+        let _ = pieces.give(Piece::Data(frame, written));
         last = Some(seen);
     }
 }
@@ -348,25 +358,32 @@ pub(crate) async fn fail_stopped(call: &OpenCall, head: Head) {
     fail(call, Broken::Stopped, &Timings::default(), head).await;
 }
 
-async fn fail(call: &OpenCall, broken: Broken, timings: &Timings, head: Head) {
-    if head.is_closed() {
-        // Nobody to answer. What was used up to the stop is owed, whatever the host made of it.
-        if let Some(mut ending) = call.end(0, Outcome::ClientLeft, timings) {
-            call.keep(&mut ending, &HeaderMap::new(), None);
-            call.write_in_the_end(ending).await;
+/// Boxed, like all that only some calls come to: no other keeps room for it.
+fn fail<'a>(call: &'a OpenCall, broken: Broken, timings: &'a Timings, head: Head) -> BoxFuture<'a, ()> {
+    Box::pin(async move {
+        if head.is_closed() {
+            // Nobody to answer. What was used up to the stop is owed, whatever the host made of it.
+            if let Some(mut ending) = call.end(0, Outcome::ClientLeft, timings) {
+                call.keep(&mut ending, &HeaderMap::new(), None);
+                call.write_in_the_end(ending).await;
+            }
+            return;
         }
-        return;
-    }
-    let cause = match &broken {
-        // A guest that gives up because a limit of ours was in its way.
-        Broken::Failed(HostError::Guest(_)) => call.known_cause(timings),
-        _ => None,
-    };
-    refuse(call, cause.unwrap_or_else(|| broken.failure(call)), timings, head).await;
+        let cause = match &broken {
+            // A guest that gives up because a limit of ours was in its way.
+            Broken::Failed(HostError::Guest(_)) => call.known_cause(timings),
+            _ => None,
+        };
+        refuse(call, cause.unwrap_or_else(|| broken.failure(call)), timings, head).await;
+    })
 }
 
 /// Ends a call with an error envelope: settled first, then answered.
-pub(crate) async fn refuse(call: &OpenCall, mut failure: Failure, timings: &Timings, head: Head) {
+pub(crate) fn refuse<'a>(call: &'a OpenCall, failure: Failure, timings: &'a Timings, head: Head) -> BoxFuture<'a, ()> {
+    Box::pin(refused(call, failure, timings, head))
+}
+
+async fn refused(call: &OpenCall, mut failure: Failure, timings: &Timings, head: Head) {
     tell(call, &failure);
     let mut bill = Bill::default();
     let mut response = failure.response(&bill);
@@ -407,7 +424,7 @@ fn tell_developer(call: &OpenCall, run: &Run) {
     }
 }
 
-fn joined(mut frames: VecDeque<Bytes>) -> Bytes {
+fn joined(frames: &mut VecDeque<Bytes>) -> Bytes {
     if frames.len() <= 1 {
         return frames.pop_front().unwrap_or_default();
     }

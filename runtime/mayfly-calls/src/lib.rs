@@ -22,6 +22,7 @@ mod entrance;
 mod failure;
 #[cfg(test)]
 mod fakes;
+mod handoff;
 mod held;
 mod housekeeping;
 mod idempotency;

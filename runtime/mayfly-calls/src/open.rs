@@ -115,17 +115,21 @@ impl OpenCall {
     }
 
     /// Makes the end durable. On failure it comes back: nothing is written.
-    pub(crate) async fn write(&self, ending: Ending) -> Result<(), (Box<Ending>, JournalError)> {
+    pub(crate) fn write(&self, ending: Ending) -> impl Future<Output = Result<(), (Box<Ending>, JournalError)>> {
         let append = Append { rows: vec![ending.row.clone()], answer: ending.answer.clone() };
         let asked = Instant::now();
-        match self.journal.append(append).await {
-            Ok(at) => {
-                self.counters.committed(asked.elapsed());
-                self.tell(&ending.row);
-                ending.recorded(at);
-                Ok(())
+        let writing = self.journal.append(append);
+        // An `async fn` would hold the end twice.
+        async move {
+            match writing.await {
+                Ok(at) => {
+                    self.counters.committed(asked.elapsed());
+                    self.tell(&ending.row);
+                    ending.recorded(at);
+                    Ok(())
+                }
+                Err(error) => Err((Box::new(ending), error)),
             }
-            Err(error) => Err((Box::new(ending), error)),
         }
     }
 

@@ -10,9 +10,11 @@ use mayfly_inference::Inference;
 use mayfly_types::{Budget, DeploymentId, GuestLimits, KeyId, TenantId};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use wasmtime::component::Resource;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
 use wasmtime_wasi_http::{Error as HttpFault, WasiHttpView};
 
 use crate::body::GuestBody;
@@ -292,45 +294,52 @@ struct Guest {
 impl Guest {
     /// Runs the handler to its end, whatever that is; the head goes to `sender`. Gives back the instance of one that ended
     /// well; dropping it tells the end.
-    async fn answer(
+    ///
+    /// Not an `async fn`, nor is [`handle`]: those hold their arguments twice, and these are there for as long as a stream
+    /// is held open.
+    fn answer(
         self,
         request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
         sender: oneshot::Sender<Result<Outgoing, ErrorCode>>,
-    ) -> Option<Instance> {
-        let meter = Arc::clone(self.instance.meter());
-        let handling = handle(self.instance, self.pre, self.clock, request, sender);
-        let mut work = Work::new(Metered::new(handling, meter, self.ticker), self.tenant, self.lane);
-        // The guest first: one that ends in its first turn registers no timer.
-        let outcome = tokio::select! {
-            biased;
-            (instance, result) = &mut work => match result {
-                Ok(()) => Ok(instance),
-                Err(Stopped::Guest(error)) => Err((classify(&error, &self.limits, self.instances_max), Some(instance))),
-                Err(Stopped::Host(error)) => {
-                    tracing::error!(error = format!("{error:#}"), "a request could not be handed to its handler");
-                    Err((HostError::Host { detail: format!("{error:#}") }, Some(instance)))
+    ) -> impl Future<Output = Option<Instance>> {
+        let Self { instance, tenant, pre, call, clock, limits, deadline, grace, instances_max, ticker, lane } = self;
+        let meter = Arc::clone(instance.meter());
+        let handling = handle(instance, pre, clock, request, sender);
+        let mut work = Work::new(Metered::new(handling, meter, ticker), tenant, lane);
+        async move {
+            // The guest first: one that ends in its first turn registers no timer.
+            let outcome = tokio::select! {
+                biased;
+                (instance, result) = &mut work => match result {
+                    Ok(()) => Ok(instance),
+                    Err(Stopped::Guest(error)) => Err((classify(&error, &limits, instances_max), Some(instance))),
+                    Err(Stopped::Host(error)) => {
+                        tracing::error!(error = format!("{error:#}"), "a request could not be handed to its handler");
+                        Err((HostError::Host { detail: format!("{error:#}") }, Some(instance)))
+                    }
+                },
+                () = call.stopped().cancelled() => Err((HostError::Cancelled, None)),
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    Err((HostError::Deadline { limit_ms: limits.deadline_ms_max }, None))
                 }
-            },
-            () = self.call.stopped().cancelled() => Err((HostError::Cancelled, None)),
-            () = tokio::time::sleep_until(self.deadline.into()) => {
-                Err((HostError::Deadline { limit_ms: self.limits.deadline_ms_max }, None))
-            }
-            () = grace_over(&self.call, self.grace) => {
-                let grace = self.grace.as_millis();
-                let text = format!("the handler went on for body_end_grace_ms = {grace} ms after its response had ended");
-                Err((GuestFault::Limit(text).into(), None))
-            }
-        };
-        // Decided before the store goes: the body's end must find it. Dropping the instance tells the end.
-        match outcome {
-            Ok(instance) => {
-                let held = self.call.decide(Ok(()));
-                held.is_ok().then_some(instance)
-            }
-            Err((error, instance)) => {
-                let _held = self.call.decide(Err(error));
-                drop(instance);
-                None
+                () = grace_over(&call, grace) => {
+                    let grace = grace.as_millis();
+                    let text =
+                        format!("the handler went on for body_end_grace_ms = {grace} ms after its response had ended");
+                    Err((GuestFault::Limit(text).into(), None))
+                }
+            };
+            // Decided before the store goes: the body's end must find it. Dropping the instance tells the end.
+            match outcome {
+                Ok(instance) => {
+                    let held = call.decide(Ok(()));
+                    held.is_ok().then_some(instance)
+                }
+                Err((error, instance)) => {
+                    let _held = call.decide(Err(error));
+                    drop(instance);
+                    None
+                }
             }
         }
     }
@@ -348,35 +357,42 @@ async fn grace_over(call: &Call, grace: Duration) {
 }
 
 /// Owns the instance, so that it can go where the work is done; gives it back.
-async fn handle(
+fn handle(
     mut instance: Instance,
     pre: ProxyPre<GuestState>,
     clock: Clock,
     request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
     sender: oneshot::Sender<Result<Outgoing, ErrorCode>>,
-) -> (Instance, Result<(), Stopped>) {
-    let result = handle_in(&mut instance, &pre, &clock, request, sender).await;
-    (instance, result)
-}
-
-async fn handle_in(
-    instance: &mut Instance,
-    pre: &ProxyPre<GuestState>,
-    clock: &Clock,
-    request: http::Request<UnsyncBoxBody<Bytes, BodyError>>,
-    sender: oneshot::Sender<Result<Outgoing, ErrorCode>>,
-) -> Result<(), Stopped> {
-    let start = Instant::now();
+) -> impl Future<Output = (Instance, Result<(), Stopped>)> {
     let request = request.map(|body| {
         body.map_err(|error| match error {
             BodyError::Incomplete => HttpFault::ConnectionTerminated,
             BodyError::TooLarge { limit } => HttpFault::HttpRequestBodySize(Some(limit)),
         })
     });
+    let start = Instant::now();
+    let mut http = instance.parts().0.data_mut().http();
+    let incoming = http
+        .new_incoming_request(Scheme::Http, request)
+        .and_then(|request| Ok((request, http.new_response_outparam(sender)?)));
+    async move {
+        let result = match incoming {
+            Ok((request, out)) => handle_in(&mut instance, &pre, &clock, start, request, out).await,
+            Err(error) => Err(Stopped::Host(error)),
+        };
+        (instance, result)
+    }
+}
+
+async fn handle_in(
+    instance: &mut Instance,
+    pre: &ProxyPre<GuestState>,
+    clock: &Clock,
+    start: Instant,
+    request: Resource<HostIncomingRequest>,
+    out: Resource<HostResponseOutparam>,
+) -> Result<(), Stopped> {
     let (store, made) = instance.parts();
-    let mut http = store.data_mut().http();
-    let request = http.new_incoming_request(Scheme::Http, request).map_err(Stopped::Host)?;
-    let out = http.new_response_outparam(sender).map_err(Stopped::Host)?;
     // Only one that ends well stands there again.
     let proxy = match made.take() {
         Some(proxy) => proxy,

@@ -9,6 +9,7 @@ use mayfly_api::{ErrorEnvelope, headers};
 use mayfly_host::{BodyError, GuestFault};
 use mayfly_ledger::Kind;
 use mayfly_types::{Budget as _, Line, Meter, Refusal, RefusalKind};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
