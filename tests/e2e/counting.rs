@@ -6,7 +6,16 @@ use serde_json::{Value, json};
 use crate::harness::{Server, WHOLE_ANSWERS, tiny_model};
 
 async fn server() -> Server {
-    let server = Server::start_with(&[WHOLE_ANSWERS]);
+    server_with(&[WHOLE_ANSWERS]).await
+}
+
+/// Answers that are not over in a moment are streamed.
+async fn streaming_server() -> Server {
+    server_with(&[]).await
+}
+
+async fn server_with(settings: &[(&str, &str)]) -> Server {
+    let server = Server::start_with(settings);
     server.add_model("encoder", &tiny_model("embedder"));
     server.deploy_guest("nn", "hostile", json!({ "models": { "encoder": "encoder" } })).await;
     server
@@ -65,7 +74,7 @@ async fn refused_inputs_cost_nothing_and_usage_adds_up() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_is_settled_as_having_left() {
-    let server = server().await;
+    let server = streaming_server().await;
     let before = server.get("/usage?group_by=deployment").await;
     assert_eq!(before["data"], json!([]));
     let mut response = server.call(Method::GET, "/d/default/nn/stream?frames=1000&ms=20").send().await.unwrap();
@@ -87,7 +96,7 @@ async fn a_caller_that_leaves_is_settled_as_having_left() {
 #[tokio::test]
 async fn usage_comes_in_trailers_when_the_head_was_too_early() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let server = server().await;
+    let server = streaming_server().await;
     let address = server.data.strip_prefix("http://").unwrap();
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!(

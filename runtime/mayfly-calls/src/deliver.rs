@@ -269,7 +269,7 @@ async fn stream(call: &OpenCall, mut parts: http::response::Parts, run: &mut Run
 
 /// What of a streamed answer is kept for a caller who asks again; nothing if nobody may.
 struct Copied {
-    head: HeaderMap,
+    head: Box<HeaderMap>,
     /// None once it is longer than what is kept.
     bytes: Option<BytesMut>,
 }
@@ -277,9 +277,9 @@ struct Copied {
 impl Copied {
     fn new(call: &OpenCall, head: &HeaderMap) -> Self {
         if call.once.is_some() {
-            Self { head: head.clone(), bytes: Some(BytesMut::new()) }
+            Self { head: Box::new(head.clone()), bytes: Some(BytesMut::new()) }
         } else {
-            Self { head: HeaderMap::new(), bytes: None }
+            Self { head: Box::default(), bytes: None }
         }
     }
 
