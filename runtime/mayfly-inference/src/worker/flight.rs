@@ -54,7 +54,7 @@ pub(super) struct Flight {
     pub(super) until: Instant,
     pub(super) wanted: Vec<OutputPlan>,
     pub(super) output_bytes_max: u64,
-    /// None once its caller was told.
+    /// None once its caller was told, or has left.
     pub(super) reply: Option<oneshot::Sender<Answer>>,
     /// Where its inputs lie.
     pub(super) inputs: Option<Place>,
@@ -136,6 +136,8 @@ impl Flight {
     /// Its caller leaves; gives whether it is owed. If not, it never will be.
     pub(super) fn leave(&mut self) -> bool {
         self.started = None;
+        // From here on the worker may say that it was stopped.
+        self.reply = None;
         self.begun.is_some()
     }
 

@@ -1,12 +1,16 @@
 //! A process that a model has taken over, and what it could say to the server.
 
 use std::io::{self, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use mayfly_inference::{RunError, WorkerConfig, WorkerError};
+use mayfly_inference::{Caller, Device, RunError, WorkerConfig, WorkerError};
+use mayfly_types::ModelId;
+use tokio_util::sync::CancellationToken;
 
-use crate::scene::{ONE, Run, Scene, add, f32s, inputs, is_there, pid, quick, until};
+use crate::scene::{ONE, Run, Scene, add, f32s, inputs, is_there, limits, pid, quick, until};
 use crate::speech::{hear, say, tell};
 use crate::trial;
 
@@ -15,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("whatever_a_process_says_only_its_tenant_hears", whatever_a_process_says_only_its_tenant_hears),
         trial("a_process_that_says_nothing_is_ended", a_process_that_says_nothing_is_ended),
         trial("a_process_that_reads_nothing_blocks_nobody", a_process_that_reads_nothing_blocks_nobody),
+        trial("who_leaves_as_the_answer_comes_owes_it", leaves_as_it_comes),
         trial("a_process_that_claims_its_space_without_writing_gives_zeros", claims_without_writing),
     ]
 }
@@ -76,6 +81,7 @@ pub(crate) fn worker(kind: &str) {
         },
         "exit" => std::process::exit(3),
         "silent" => {}
+        "answers" => tell(&outputs(&z("1")), &[0; 4]),
         "claims" => {
             tell(&outputs(&z("100000")).replace("true", "false"), &[]);
             let space = hear();
@@ -140,6 +146,28 @@ async fn a_process_that_reads_nothing_blocks_nobody(scene: Scene) {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     until("it is killed", || inference.workers().crashes_total == 1).await;
     assert_eq!(run.begun(), 0);
+}
+
+/// The answer comes while its caller is leaving: the account and the error must not tell two stories.
+async fn leaves_as_it_comes(scene: Scene) {
+    let package = scene.package("add");
+    for _ in 0..4 {
+        let inference = scene.start_with_child(quick(), program(&scene, "answers"));
+        let prepared = package.prepare(ModelId::new(), add(1.0, 2.0), limits()).unwrap();
+        let (cancel, begun) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let (leaves, count) = (cancel.clone(), Arc::clone(&begun));
+        let started = move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            // Its caller wants to leave, and has to wait until this was heard.
+            leaves.cancel();
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let caller = Caller { owner: ONE, deadline, cancel: &cancel };
+        let ran = inference.run_apart(&package, Device::Cpu, prepared, caller, started).await;
+        assert!(matches!(ran, Ok(_) | Err(RunError::Stopped { started: true })), "{ran:?}");
+        assert_eq!(begun.load(Ordering::SeqCst), 1);
+    }
 }
 
 async fn claims_without_writing(scene: Scene) {

@@ -55,7 +55,7 @@ impl Process {
             }
         };
         let runs = matches!(task, Task::Run { .. });
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = oneshot::channel();
         let flight = Flight {
             started: started.take(),
             begun: None,
@@ -92,11 +92,19 @@ impl Process {
             }
         };
         let mut stay = Stay { process: self, run, over: false };
-        let answer = tokio::select! {
+        let in_time = tokio::select! {
             biased;
-            answer = answer => answer,
-            () = cancel.cancelled() => return Some(Err(RunError::Stopped { started: stay.leave() }.into())),
-            () = sleep_until(deadline.into()) => return Some(Err(RunError::Stopped { started: stay.leave() }.into())),
+            answer = &mut answer => Some(answer),
+            () = cancel.cancelled() => None,
+            () = sleep_until(deadline.into()) => None,
+        };
+        let answer = match in_time {
+            Some(answer) => answer,
+            None => match stay.leave() {
+                Some(started) => return Some(Err(RunError::Stopped { started }.into())),
+                // It is over in this moment: its answer, which is on its way, says what is owed.
+                None => answer.await,
+            },
         };
         stay.over = true;
         if runs && matches!(answer, Ok(Ok(_))) {
@@ -210,14 +218,11 @@ impl Process {
         Offer::Taken
     }
 
-    /// The caller of `run` leaves; gives whether it owes it.
-    fn leave(&self, run: u64) -> bool {
-        let mut state = self.lock();
-        let Some(flight) = state.flights.get_mut(&run) else { return false };
-        let owed = flight.leave();
-        drop(state);
+    /// The caller of `run` leaves; gives whether it owes it, or none if the run is over.
+    fn leave(&self, run: u64) -> Option<bool> {
+        let owed = self.lock().flights.get_mut(&run)?.leave();
         self.tell(&ToWorker::Stop { run });
-        owed
+        Some(owed)
     }
 }
 
@@ -229,7 +234,7 @@ struct Stay<'a> {
 }
 
 impl Stay<'_> {
-    fn leave(&mut self) -> bool {
+    fn leave(&mut self) -> Option<bool> {
         self.over = true;
         self.process.leave(self.run)
     }
