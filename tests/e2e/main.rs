@@ -35,6 +35,7 @@ mod nn;
 mod observability;
 mod onnx;
 mod options;
+mod pins;
 mod pressure;
 mod read_only;
 mod regressions;

@@ -31,7 +31,7 @@ pub use estimate::{Estimate, EstimateInput, EstimateLine, LinePrice, NewEstimate
 pub use key::{CreatedKey, DeploymentKeys, Key, NewKey, Scope, Slot};
 pub use ledger::Verification;
 pub use limits::{Limits, SpendLimit};
-pub use model::{Artifact, Dimension, Fit, Model, ModelMemory, ModelOwner, ModelTensor, RunsIn};
+pub use model::{Artifact, Dimension, Fit, Model, ModelMemory, ModelOwner, ModelPin, ModelTensor, PinnedBy, RunsIn};
 pub use node::{Health, Node, NodeLimit, OnnxRuntime};
 pub use price::{NewPrice, Price, PriceChange, PriceDifference};
 pub use tenant::{NewProject, NewTenant, Project, Tenant};

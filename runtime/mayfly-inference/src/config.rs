@@ -49,8 +49,8 @@ pub struct Config {
     pub resident_bytes_max: u64,
     /// Bytes for models on the GPU. 0 sets no limit.
     pub cuda_bytes_max: u64,
-    /// Bytes that models which are kept loaded for their deployments (`scale.min_warm`) may take on each device, attention
-    /// state of generation at its bound included. 0 keeps none.
+    /// Bytes that models which are kept loaded, for their deployments (`scale.min_warm`) or by the operator's pins, may take
+    /// on each device, attention state of generation at its bound included. 0 keeps none.
     pub pinned_bytes_max: u64,
     /// A load that has not begun after this is refused, be it for want of room or behind others.
     pub load_wait_ms_max: u64,

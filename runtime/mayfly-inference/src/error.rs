@@ -62,19 +62,14 @@ pub enum InputError {
     Tensor(#[from] TensorError),
 }
 
-/// Models cannot be kept loaded.
+/// Models cannot be kept loaded. The way out is another one for who asked by a deploy than for who pins.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KeepError {
     /// The operator set no memory aside for that.
-    #[error(
-        "this host keeps no models loaded (inference.pinned_bytes_max = 0): ask its operator to set memory aside for that, or deploy without scale.min_warm"
-    )]
+    #[error("this host keeps no models loaded (inference.pinned_bytes_max = 0)")]
     Never,
     /// More would be kept than may be.
-    #[error(
-        "to keep its models loaded takes about {} MiB more, and of the {} MiB that may be kept on this host (inference.pinned_bytes_max) {} MiB are taken: ask its operator for more, or deploy without scale.min_warm",
-        mib(*needs), mib(*limit), mib(*kept)
-    )]
+    #[error("{}", no_room(*needs, *kept, *limit))]
     NoRoom {
         /// Bytes that nobody keeps yet, as predicted.
         needs: u64,
@@ -84,17 +79,15 @@ pub enum KeepError {
         limit: u64,
     },
     /// More sessions would be kept than half of those that there may be.
-    #[error(
-        "at most {limit} models may be kept loaded, half of inference.sessions_max = {sessions_max}: deploy without scale.min_warm"
-    )]
+    #[error("at most {limit} models may be kept loaded, half of inference.sessions_max = {sessions_max}")]
     Sessions {
         /// The most.
         limit: usize,
         /// `sessions_max`.
         sessions_max: u32,
     },
-    /// As many deployments keep models as may.
-    #[error("{limit} deployments keep their models loaded already: deploy without scale.min_warm")]
+    /// As many keep models as may.
+    #[error("{limit} deployments and pins keep models loaded already")]
     TooMany {
         /// The most.
         limit: usize,
@@ -162,6 +155,19 @@ pub enum LoadError {
 /// Rounded up.
 fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
+}
+
+/// More than all that may be kept never fits, whoever lets go of something.
+fn no_room(needs: u64, kept: u64, limit: u64) -> String {
+    let (needs_mib, limit_mib) = (mib(needs), mib(limit));
+    let may = "may be kept loaded on this host (inference.pinned_bytes_max)";
+    match needs > limit {
+        true => format!("that takes about {needs_mib} MiB, and no more than {limit_mib} MiB {may}"),
+        false => {
+            let kept = mib(kept);
+            format!("that takes about {needs_mib} MiB more, and of the {limit_mib} MiB that {may} {kept} MiB are taken")
+        }
+    }
 }
 
 /// A run gave no outputs.

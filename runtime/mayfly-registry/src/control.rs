@@ -5,6 +5,7 @@ mod garbage;
 mod keys;
 mod limits;
 mod models;
+mod pin;
 mod tenants;
 mod tools;
 mod turns;
@@ -17,8 +18,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use mayfly_host::{CompileError, Host};
-use mayfly_inference::{ImportPolicy, Inference};
-use mayfly_types::{Digest, FilterSpec, GuestLimits, Name, ProjectId, ScaleSpec};
+use mayfly_inference::{Device, ImportPolicy, Inference};
+use mayfly_types::{Digest, FilterSpec, GuestLimits, ModelId, Name, ProjectId, ScaleSpec};
 use tokio::sync::OnceCell;
 
 use crate::flights::Flights;
@@ -28,8 +29,10 @@ use crate::{
 };
 use garbage::Pins;
 pub use keys::KeyRequest;
+pub use pin::PinState;
+use pin::Unkept;
 use tools::HostTools;
-pub use tools::{Derived, Granted, GrantedModel, ToolError, Tools};
+pub use tools::{Derived, Granted, GrantedModel, Keeper, ToolError, Tools};
 use turns::Turns;
 use warm::Warmth;
 
@@ -86,6 +89,7 @@ struct Shared {
     directory: OnceCell<Directory>,
     /// What keeps deployments warm, once it has begun.
     warmth: OnceLock<Warmth>,
+    unkept: Unkept,
     pins: Arc<Pins>,
     compiling: Flights<Digest, Result<(), CompileError>>,
     compiles: Turns,
@@ -97,6 +101,7 @@ impl Shared {
         Self {
             directory: OnceCell::new(),
             warmth: OnceLock::new(),
+            unkept: Unkept::default(),
             pins: Arc::default(),
             compiling: Flights::new(),
             compiles: Turns::new("compiles", config.compiles_running_max, config.compiles_waiting_max),
@@ -222,6 +227,25 @@ impl Control {
     pub async fn add_model(&self, owner: Owner, name: Name, folder: PathBuf) -> Result<Model, ControlError> {
         let this = self.clone();
         to_its_end(async move { this.add_model_now(owner, name, folder).await }).await
+    }
+
+    /// Keeps a model loaded on a device from now on, whoever calls it. Its load is on its way when this returns. Again:
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`ControlError`]: it does not fit into what may be kept, or runs in no process of the server's; nothing has changed.
+    pub async fn pin_model(&self, id: ModelId, device: Device) -> Result<Model, ControlError> {
+        let this = self.clone();
+        to_its_end(async move { this.pin_model_now(id, device).await }).await
+    }
+
+    /// Lets a pinned model go once it is idle, like any other.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`] if it is not pinned there.
+    pub async fn unpin_model(&self, id: ModelId, device: Device) -> Result<(), ControlError> {
+        let this = self.clone();
+        to_its_end(async move { this.unpin_model_now(id, device).await }).await
     }
 
     /// Compiles a stored component again: its code on this node is missing or damaged.

@@ -27,14 +27,17 @@ pub use audit::{AuditQuery, AuditRow};
 pub use cache::{Directory, DirectoryStats, Resolved};
 pub use config::{Config, REVOCATION_BOUND_MS, TenantModels};
 pub use control::{
-    Control, DeployRequest, Deployed, Derived, Granted, GrantedModel, HandlerSource, KeyRequest, ToolError, Tools,
+    Control, DeployRequest, Deployed, Derived, Granted, GrantedModel, HandlerSource, Keeper, KeyRequest, PinState,
+    ToolError, Tools,
 };
 pub use error::{ControlError, RecordsError};
 pub use key::{KeyScope, SecretKey, hash_secret};
 pub use manifest::{Build, Manifest, ManifestError, ModelEntry, ModelTable};
 pub use mayfly_host::Place;
+pub use mayfly_inference::Device;
 pub use record::{
-    Active, Deployment, HandlerRecord, Key, Model, ModelGrant, Owner, Project, Revision, RevisionSpec, Slot, Tenant,
+    Active, Deployment, HandlerRecord, Key, Model, ModelGrant, ModelPin, Owner, PinnedBy, Project, Revision,
+    RevisionSpec, Slot, Tenant,
 };
 pub use records::{Change, ChangeKind, Records};
 pub use unpack::{UnpackError, UnpackLimits, unpack_model};

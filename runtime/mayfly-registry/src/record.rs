@@ -97,7 +97,7 @@ impl Key {
 }
 
 /// Who a model belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Owner {
     /// The operator imported it: every project may be granted it.
@@ -134,6 +134,29 @@ impl Model {
             TenantModels::Approve | TenantModels::Refuse => Place::Nowhere,
         }
     }
+}
+
+/// The operator's word that a model stays loaded on a device, whoever calls it. It goes with the model's name: to the
+/// package that takes the name over if that is the operator's, and away with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPin {
+    /// The registration that has the name now.
+    pub model: ModelId,
+    /// Where it is kept.
+    pub device: Device,
+    /// Who pinned it; none for the system itself.
+    pub by: Option<PinnedBy>,
+    /// When.
+    pub at: i64,
+}
+
+/// The key that pinned a model. It may have been revoked since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in `Key`")]
+pub struct PinnedBy {
+    pub key: KeyId,
+    pub prefix: String,
+    pub label: String,
 }
 
 /// The handler of a revision.

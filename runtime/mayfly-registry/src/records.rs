@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use mayfly_types::{DeploymentId, Digest, KeyId, LevelId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId};
 
 use crate::{
-    Active, AuditQuery, AuditRow, Deployment, Key, Model, Owner, Project, RecordsError, Revision, RevisionSpec, Tenant,
+    Active, AuditQuery, AuditRow, Deployment, Device, Key, Model, ModelPin, Owner, Project, RecordsError, Revision,
+    RevisionSpec, Tenant,
 };
 
 /// What kind of record changed.
@@ -71,15 +72,23 @@ pub trait Records: Send + Sync + std::fmt::Debug {
     /// `Taken` if the tokens per minute of a project's deployments would be more together than its pool.
     async fn set_limits(&self, level: LevelId, limits: &LevelLimits, at: i64) -> Result<(), RecordsError>;
 
-    /// Adds a model; a model of the same owner and name is removed from the names (its id stays readable).
+    /// Adds a model; a model of the same owner and name is removed from the names (its id stays readable). Its pins go
+    /// over to the new one if that is approved, and end otherwise.
     async fn insert_model(&self, model: &Model) -> Result<(), RecordsError>;
     async fn model(&self, id: ModelId) -> Result<Option<Model>, RecordsError>;
     async fn model_named(&self, owner: Owner, name: &str) -> Result<Option<Model>, RecordsError>;
     /// All named models, or those a project can be granted (its own and the host's).
     async fn models(&self, project: Option<ProjectId>) -> Result<Vec<Model>, RecordsError>;
     async fn approve_model(&self, id: ModelId) -> Result<(), RecordsError>;
-    /// Removes the name. Refused with `Taken` while an active revision of any deployment uses it.
+    /// Removes the name, and the model's pins. Refused with `Taken` while an active revision of any deployment uses it.
     async fn remove_model(&self, id: ModelId) -> Result<(), RecordsError>;
+    /// Notes that a model is to stay loaded on a device. Again: changes nothing, who came first stays. `NotFound` if it has
+    /// lost its name.
+    async fn pin_model(&self, id: ModelId, device: Device, at: i64) -> Result<(), RecordsError>;
+    /// `NotFound` if it is not pinned there.
+    async fn unpin_model(&self, id: ModelId, device: Device) -> Result<(), RecordsError>;
+    /// Of one model or of all, the oldest first.
+    async fn model_pins(&self, of: Option<ModelId>) -> Result<Vec<ModelPin>, RecordsError>;
 
     /// Makes the deployment if there is none of that name, adds a revision (or finds the active one with an equal
     /// spec: then nothing changes) and makes it active: one transaction. True if a revision was added. `NotFound` if

@@ -277,7 +277,7 @@ impl Inner {
     }
 }
 
-fn connect(path: &Path, access: OpenFlags) -> Result<Connection, DbError> {
+pub(crate) fn connect(path: &Path, access: OpenFlags) -> Result<Connection, DbError> {
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);

@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_keyvalue.sql"),
     include_str!("migrations/0004_limits_by_operator.sql"),
     include_str!("migrations/0005_redo.sql"),
+    include_str!("migrations/0006_model_pin.sql"),
 ];
 
 /// In the file's header, so that no other program's database is taken for ours: "Mayf".

@@ -6,13 +6,14 @@ mod deployments;
 mod keys;
 mod limits;
 mod models;
+pub(crate) mod pins;
 mod rows;
 mod tenants;
 
 use async_trait::async_trait;
 use mayfly_registry::{
-    Active, AuditQuery, AuditRow, Change, Deployment, Key, Model, Owner, Project, Records, RecordsError, Revision,
-    RevisionSpec, Tenant,
+    Active, AuditQuery, AuditRow, Change, Deployment, Device, Key, Model, ModelPin, Owner, Project, Records,
+    RecordsError, Revision, RevisionSpec, Tenant,
 };
 use mayfly_types::{DeploymentId, Digest, KeyId, LevelId, LevelLimits, ModelId, Name, ProjectId, RevisionId, TenantId};
 
@@ -131,6 +132,15 @@ impl Records for SqliteRecords {
     }
     async fn remove_model(&self, id: ModelId) -> Answer<()> {
         write!(self, models::remove(id))
+    }
+    async fn pin_model(&self, id: ModelId, device: Device, at: i64) -> Answer<()> {
+        write!(self, pins::pin(id, device, at))
+    }
+    async fn unpin_model(&self, id: ModelId, device: Device) -> Answer<()> {
+        write!(self, pins::unpin(id, device))
+    }
+    async fn model_pins(&self, of: Option<ModelId>) -> Answer<Vec<ModelPin>> {
+        read!(self, pins::of(of))
     }
 
     async fn deploy(

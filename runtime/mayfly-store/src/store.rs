@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mayfly_host::KeyValue;
-use mayfly_registry::{Artifacts, Records};
+use mayfly_registry::{Artifacts, ModelPin, Owner, Records};
 use rusqlite::params;
 
 use crate::artifacts::FileArtifacts;
 use crate::db::{Db, Opening};
 use crate::folder::{FolderLock, private_file, private_folder};
 use crate::keyvalue::SqliteKeyValue;
-use crate::records::SqliteRecords;
+use crate::records::{SqliteRecords, pins};
 use crate::{Config, DbError, StoreError, migrations};
 
 /// This node and this start of it: what it writes can be told from what others write.
@@ -71,6 +71,15 @@ impl Store {
         let key_values = SqliteKeyValue::new(db.clone());
         let [code, models, workers] = ["code", "models", "workers"].map(|name| node_folder.join(name));
         Ok(Self { db, node, artifacts, key_values, code, models, workers })
+    }
+
+    /// What the database of `folder` has of pinned models, each with its owner and name, the oldest first; nothing where
+    /// there is none yet. The folder is not opened: a server may be at work on it. Blocking.
+    ///
+    /// # Errors
+    /// [`DbError`] if it cannot be read.
+    pub fn peek_pins(folder: &Path) -> Result<Vec<(Owner, String, ModelPin)>, DbError> {
+        pins::peek(folder)
     }
 
     /// Tenants, projects, keys, models, deployments.

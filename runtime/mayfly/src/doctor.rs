@@ -4,6 +4,8 @@ use std::path::Path;
 
 use mayfly_host::PoolSize;
 use mayfly_inference::{Inference, ModelMemory};
+use mayfly_registry::Owner;
+use mayfly_store::Store;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -48,6 +50,7 @@ pub fn examine(config: &Config) -> Vec<Check> {
     checks.push(memory());
     checks.push(model_memory(config, has_cuda));
     checks.push(data_folder(config));
+    checks.push(pins(config));
     checks.push(sandbox(config));
     checks
 }
@@ -189,6 +192,35 @@ fn data_folder(config: &Config) -> Check {
         }
         Err(error) => Check::new(NAME, Verdict::Warn, format!("{}: {error}", folder.display()), ""),
     }
+}
+
+/// Models that the operator pinned, as the data folder has them: a server may be at work on it.
+fn pins(config: &Config) -> Check {
+    const NAME: &str = "pinned models";
+    const SHOWN_MAX: usize = 8;
+    // Without a folder there is another check that says so.
+    let pins = config.data_dir().map(|folder| Store::peek_pins(&folder)).unwrap_or(Ok(Vec::new()));
+    let pins = match pins {
+        Ok(pins) => pins,
+        Err(error) => return Check::new(NAME, Verdict::Warn, format!("could not be read: {error}"), ""),
+    };
+    if pins.is_empty() {
+        return Check::new(NAME, Verdict::Good, "none", "");
+    }
+    let shown = pins.iter().take(SHOWN_MAX).map(|(owner, name, pin)| {
+        let whose = if matches!(owner, Owner::Host) { "" } else { " (a project's)" };
+        let by = pin.by.as_ref().map_or_else(String::new, |by| format!(" by {}", by.prefix));
+        format!("{name}{whose} on {}{by}", pin.device)
+    });
+    let mut found = shown.collect::<Vec<_>>().join(", ");
+    if pins.len() > SHOWN_MAX {
+        found.push_str(&format!(" and {} more", pins.len() - SHOWN_MAX));
+    }
+    if config.inference.pinned_bytes_max == 0 {
+        let mend = "inference.pinned_bytes_max = 0 keeps none of them: set it, or `mayfly models unpin` them";
+        return Check::new(NAME, Verdict::Warn, found, mend);
+    }
+    Check::new(NAME, Verdict::Good, found, "")
 }
 
 fn read_number(path: &str) -> Option<u64> {

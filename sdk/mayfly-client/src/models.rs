@@ -83,6 +83,22 @@ impl Client {
         let path = ModelPlace::Project(project).path(&[name, "approve"]);
         self.json(self.request(Method::POST, &path)).await
     }
+
+    /// Keeps a model loaded on a device (`cpu` or `cuda`) until it is unpinned. For the operator.
+    ///
+    /// # Errors
+    /// [`Error`]; it is kept no more than before.
+    pub async fn pin_model(&self, place: ModelPlace<'_>, name: &str, device: &str) -> Result<Model, Error> {
+        self.json(self.request(Method::PUT, &place.path(&[name, "pins", device]))).await
+    }
+
+    /// Lets go of a model that is pinned on a device. For the operator.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn unpin_model(&self, place: ModelPlace<'_>, name: &str, device: &str) -> Result<(), Error> {
+        self.delete(&place.path(&[name, "pins", device])).await
+    }
 }
 
 #[cfg(test)]

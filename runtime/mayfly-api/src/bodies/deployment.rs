@@ -177,7 +177,7 @@ pub struct ModelStatus {
     pub alias: String,
     /// Whether a session of it is loaded on this node.
     pub loaded: bool,
-    /// Whether it is kept loaded here though nobody calls (scale.min_warm of this deployment or of another).
+    /// Whether it is kept loaded here though nobody calls (scale.min_warm of this deployment or of another, or a pin of the operator's).
     #[serde(default)]
     pub kept: bool,
 }

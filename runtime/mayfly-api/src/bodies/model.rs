@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mayfly_types::{Digest, ModelId, Name, ProjectId};
+use mayfly_types::{Digest, KeyId, ModelId, Name, ProjectId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -95,6 +95,36 @@ pub struct ModelMemory {
     pub budget_bytes: Option<u64>,
 }
 
+/// The key that the operator pinned a model with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PinnedBy {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub key: KeyId,
+    /// The first characters of its secret.
+    pub prefix: String,
+    /// What it is for.
+    pub label: String,
+}
+
+/// The operator's word that a model stays loaded on a device, whoever calls it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModelPin {
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub pinned_at: Timestamp,
+    /// Who pinned it. For the operator only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<PinnedBy>,
+    /// Whether it is loaded there now.
+    pub loaded: bool,
+    /// Why it is not kept there, if it is not: what may be kept is less than it was, for example. For the operator only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// A model package under a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Model {
@@ -127,6 +157,9 @@ pub struct Model {
     /// in the server's own process.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub memory: Vec<ModelMemory>,
+    /// Where the operator has it kept loaded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<ModelPin>,
     /// Inputs that a run must give.
     pub inputs: Vec<ModelTensor>,
     /// Outputs of a run.

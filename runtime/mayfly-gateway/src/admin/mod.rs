@@ -19,6 +19,7 @@ mod models;
 mod node;
 mod ops;
 mod params;
+mod pins;
 mod prices;
 mod projects;
 mod requests;
@@ -119,6 +120,8 @@ fn described() -> (OpenApiRouter<Gateway>, OpenApiRouter<Gateway>) {
         .routes(routes!(models::list))
         .routes(routes!(models::show, models::add, models::remove))
         .routes(routes!(models::approve))
+        .routes(routes!(pins::pin_host, pins::unpin_host))
+        .routes(routes!(pins::pin, pins::unpin))
         .routes(routes!(deployments::list))
         .routes(routes!(deployments::show, deployments::deploy, deployments::delete))
         .routes(routes!(deployments::revisions))

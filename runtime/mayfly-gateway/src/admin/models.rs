@@ -28,7 +28,7 @@ pub(crate) async fn list_host(
 ) -> Answer<Reply<Page<Model>>> {
     let all = gateway.records().models(None).await?;
     let seen = all.iter().filter(|model| caller.reach == Reach::Host || model.owner == Owner::Host);
-    sorted(seen.map(|model| gateway.show_model(model)).collect(), &query)
+    gateway.show_page(seen, &caller, &query).await
 }
 
 /// One of the operator's models.
@@ -36,11 +36,11 @@ pub(crate) async fn list_host(
     responses((status = 200, description = "The model", body = Model), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
 pub(crate) async fn show_host(
     State(gateway): State<Gateway>,
-    _: Caller,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Answer<Reply<Model>> {
     let model = named(&gateway, Owner::Host, &name).await?;
-    Ok(Reply(gateway.show_one(&model).await?))
+    Ok(Reply(gateway.show_one(&model, &caller).await?))
 }
 
 /// Imports a model for everybody. For the operator only. The body is a tar archive of the package's files.
@@ -57,7 +57,7 @@ pub(crate) async fn add_host(
     import(gateway, caller, Owner::Host, &name, request).await
 }
 
-/// Removes one of the operator's models. For the operator only; refused while an active revision uses it.
+/// Removes one of the operator's models, with its pins. For the operator only; refused while an active revision uses it.
 #[utoipa::path(delete, path = "/api/v1/models/{name}", tag = "models", params(("name" = String, Path, description = "The model's name")),
     responses((status = 204, description = "Removed"), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
 pub(crate) async fn remove_host(
@@ -81,7 +81,7 @@ pub(crate) async fn list(
 ) -> Answer<Reply<Page<Model>>> {
     let project = caller.project(&gateway, &project).await?;
     let models = gateway.records().models(Some(project.id)).await?;
-    sorted(models.iter().map(|model| gateway.show_model(model)).collect(), &query)
+    gateway.show_page(models.iter(), &caller, &query).await
 }
 
 /// A model a project can be granted: its own of that name, else the operator's.
@@ -99,7 +99,7 @@ pub(crate) async fn show(
         Some(model) => model,
         None => named(&gateway, Owner::Host, &name).await?,
     };
-    Ok(Reply(gateway.show_one(&model).await?))
+    Ok(Reply(gateway.show_one(&model, &caller).await?))
 }
 
 /// Imports a model of the project. What runs it, and whether the operator has to approve it first, is in the answer's `runs`. The body is a tar archive of the package's files.
@@ -117,7 +117,7 @@ pub(crate) async fn add(
     import(gateway, caller, Owner::Project(id), &name, request).await
 }
 
-/// Removes a model of the project. Refused while an active revision uses it.
+/// Removes a model of the project, with its pins. Refused while an active revision uses it.
 #[utoipa::path(delete, path = "/api/v1/projects/{project}/models/{name}", tag = "models",
     params(("project" = String, Path, description = "The project's name"), ("name" = String, Path, description = "The model's name")),
     responses((status = 204, description = "Removed"), (status = "default", description = "A problem", body = mayfly_api::Problem)))]
@@ -159,14 +159,32 @@ impl Gateway {
         show::model(model, self.0.parts.control.tenant_models())
     }
 
-    /// With what its load takes: the package is opened for that.
-    async fn show_one(&self, model: &mayfly_registry::Model) -> Answer<Model> {
-        let needs = self.0.parts.control.needs(model).await?;
-        Ok(Model { memory: needs.iter().map(show::memory).collect(), ..self.show_model(model) })
+    /// With what its load takes (the package is opened for that) and its pins.
+    pub(super) async fn show_one(&self, model: &mayfly_registry::Model, caller: &Caller) -> Answer<Model> {
+        let control = &self.0.parts.control;
+        let (needs, pins) = (control.needs(model).await?, control.pins(Some(model.id)).await?);
+        let pins = pins.iter().map(|pin| show::pin(pin, caller.reach == Reach::Host)).collect();
+        Ok(Model { memory: needs.iter().map(show::memory).collect(), pins, ..self.show_model(model) })
+    }
+
+    /// With their pins.
+    async fn show_page(
+        &self,
+        models: impl Iterator<Item = &mayfly_registry::Model>,
+        caller: &Caller,
+        query: &PageQuery,
+    ) -> Answer<Reply<Page<Model>>> {
+        let mut models: Vec<_> = models.map(|model| self.show_model(model)).collect();
+        for state in self.0.parts.control.pins(None).await? {
+            if let Some(model) = models.iter_mut().find(|model| model.id == state.pin.model) {
+                model.pins.push(show::pin(&state, caller.reach == Reach::Host));
+            }
+        }
+        sorted(models, query)
     }
 }
 
-async fn named(gateway: &Gateway, owner: Owner, name: &str) -> Result<mayfly_registry::Model, Failure> {
+pub(super) async fn named(gateway: &Gateway, owner: Owner, name: &str) -> Result<mayfly_registry::Model, Failure> {
     gateway.records().model_named(owner, name).await?.ok_or_else(|| Failure::not_found("model"))
 }
 

@@ -3,7 +3,7 @@
 use mayfly_api as api;
 use mayfly_api::Timestamp;
 use mayfly_inference::{DimensionInfo, Fit, Needs, TensorInfo};
-use mayfly_registry::{Key, KeyScope, Model, Owner, Place, Project, Slot, Tenant, TenantModels};
+use mayfly_registry::{Key, KeyScope, Model, Owner, PinState, Place, Project, Slot, Tenant, TenantModels};
 use serde::Serialize;
 
 pub(crate) fn tenant(tenant: &Tenant) -> api::Tenant {
@@ -80,6 +80,7 @@ pub(crate) fn model(model: &Model, policy: TenantModels) -> api::Model {
         created_at: Timestamp::from_micros(model.created_at),
         bytes: info.bytes,
         memory: Vec::new(),
+        pins: Vec::new(),
         inputs: info.inputs.iter().map(tensor).collect(),
         outputs: info.outputs.iter().map(tensor).collect(),
         has_tokenizer: info.has_tokenizer,
@@ -87,6 +88,22 @@ pub(crate) fn model(model: &Model, policy: TenantModels) -> api::Model {
         max_tokens: info.max_tokens,
         pad_id: info.pad_id,
         properties: info.properties.iter().map(|(key, value)| (api::clean_line(key), api::clean_line(value))).collect(),
+    }
+}
+
+/// Who pinned it and what is wrong is the operator's to read.
+pub(crate) fn pin(state: &PinState, to_operator: bool) -> api::ModelPin {
+    let by = state.pin.by.as_ref().map(|by| api::PinnedBy {
+        key: by.key,
+        prefix: by.prefix.clone(),
+        label: api::clean_line(&by.label),
+    });
+    api::ModelPin {
+        device: state.pin.device.to_string(),
+        pinned_at: Timestamp::from_micros(state.pin.at),
+        by: by.filter(|_| to_operator),
+        loaded: state.loaded,
+        problem: state.problem.clone().filter(|_| to_operator),
     }
 }
 

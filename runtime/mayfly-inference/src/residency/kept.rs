@@ -16,7 +16,7 @@ use crate::generation::Engine;
 use crate::session::{self, Executor, Model};
 use crate::{DecoderInfo, Device, KeepError, LoadError, Package};
 
-/// Who asks for models to be kept, a deployment as a rule; the caller's own number.
+/// Who asks for models to be kept, a deployment or a pin; the caller's own number.
 type Keeper = u128;
 
 /// The most who may ask.
@@ -37,6 +37,12 @@ pub struct Uses {
 impl Uses {
     /// Everything that a model can be used for.
     pub const ALL: Self = Self { runs: true, generates: true };
+
+    /// What a model is used for as a rule, where no handler says it: a decoder generates, all else runs.
+    pub fn usual(package: &Package) -> Self {
+        let generates = package.info().decoder.is_some();
+        Self { runs: !generates, generates }
+    }
 }
 
 /// A model that is to be kept loaded, and what for.

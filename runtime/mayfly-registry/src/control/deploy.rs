@@ -9,7 +9,8 @@ use mayfly_host::Place;
 use mayfly_types::{DeploymentId, Digest, Name, ProjectId};
 
 use super::garbage::Pin;
-use super::{Control, DeployRequest, Deployed, HandlerSource};
+use super::warm::Subject;
+use super::{Control, DeployRequest, Deployed, HandlerSource, Keeper};
 use crate::clock::now;
 use crate::{
     ArtifactError, ControlError, Deployment, HandlerRecord, ModelEntry, ModelGrant, Owner, Project, RecordsError,
@@ -53,7 +54,9 @@ impl Control {
         let keeper = known.map_or_else(DeploymentId::new, |deployment| deployment.id);
         // Nobody else is promised it until it is kept, or the deploy has failed.
         let _room = match spec.scale.is_warm() {
-            true => self.tools.reserve(keeper, &granted).await?,
+            true => self.tools.reserve(&Keeper::Deployment(keeper), &granted).await.map_err(|error| {
+                error.refuse("scale.min_warm", "ask the host's operator for more, or deploy without scale.min_warm")
+            })?,
             false => None,
         };
         let (deployment, revision, changed) =
@@ -64,7 +67,7 @@ impl Control {
                 other => other.into(),
             })?;
         self.changed().await;
-        self.see_to_warmth(deployment.id).await;
+        self.see_to_warmth(Subject::Deployment(deployment.id)).await;
         Ok(Deployed { deployment, revision, changed, compiled })
     }
 
@@ -204,7 +207,7 @@ impl Control {
         self.compile(revision.spec.handler.digest, false).await?;
         self.records.activate(deployment.id, revision.id, now()).await?;
         self.changed().await;
-        self.see_to_warmth(deployment.id).await;
+        self.see_to_warmth(Subject::Deployment(deployment.id)).await;
         Ok(revision.clone())
     }
 
@@ -213,7 +216,7 @@ impl Control {
         let revisions = self.records.revisions(deployment.id).await?;
         self.records.delete_deployment(deployment.id, now()).await?;
         self.changed().await;
-        self.see_to_warmth(deployment.id).await;
+        self.see_to_warmth(Subject::Deployment(deployment.id)).await;
         let mut digests = std::collections::BTreeSet::new();
         for revision in &revisions {
             digests.insert(revision.spec.handler.digest);

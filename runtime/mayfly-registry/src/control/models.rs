@@ -9,6 +9,7 @@ use mayfly_inference::{ImportError, Needs};
 use mayfly_types::{ModelId, Name, RequestId};
 
 use super::Control;
+use super::warm::Subject;
 use crate::clock::now;
 use crate::{ArtifactError, ControlError, Model, Owner, TenantModels, UnpackError, UnpackLimits, unpack_model};
 
@@ -103,9 +104,17 @@ impl Control {
         let older = self.records.model_named(owner, name.as_str()).await?;
         let approved = matches!(owner, Owner::Host);
         let model = Model { id: ModelId::new(), owner, name, digest, info: imported.info, approved, created_at: now() };
-        let inserted = self.records.insert_model(&model).await;
+        let room = match &older {
+            Some(older) => self.room_for_heir(older, &model).await,
+            None => Ok(Vec::new()),
+        };
+        let inserted = match &room {
+            Ok(_room) => self.records.insert_model(&model).await.map_err(ControlError::from),
+            Err(error) => Err(error.clone()),
+        };
         drop(pin);
         self.changed().await;
+        self.see_to_warmth(Subject::Pins(model.id)).await;
         match inserted {
             Ok(()) => {
                 if let Some(older) = older.filter(|older| older.digest != digest) {
@@ -115,7 +124,7 @@ impl Control {
             }
             Err(error) => {
                 self.collect(digest).await;
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -130,8 +139,8 @@ impl Control {
         self.records.model(id).await?.ok_or(ControlError::NotFound("model"))
     }
 
-    /// Takes a model's name away, and its files once no revision can use them. Refused while an active revision
-    /// uses it.
+    /// Takes a model's name away, with its pins, and its files once no revision can use them. Refused while an active
+    /// revision uses it.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -139,6 +148,7 @@ impl Control {
         let model = self.records.model(id).await?.ok_or(ControlError::NotFound("model"))?;
         self.records.remove_model(id).await?;
         self.changed().await;
+        self.see_to_warmth(Subject::Pins(id)).await;
         self.collect(model.digest).await;
         Ok(())
     }

@@ -10,7 +10,7 @@ use mayfly_inference::{
 };
 use mayfly_types::{DeploymentId, Digest, Name};
 
-use crate::Model;
+use crate::{ControlError, Model, Owner};
 
 /// What a node makes of an artifact for itself, kept under the artifact's digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +33,25 @@ impl Derived {
     }
 }
 
-/// The handler of a revision and those of its models that run in the server's own process.
+/// Who has models kept loaded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Keeper {
+    /// A deployment, by its active revision.
+    Deployment(DeploymentId),
+    /// The operator's pin of the model of this name, whichever package has it.
+    Pin(Owner, Name, Device),
+}
+
+/// Models that run in the server's own process, and what uses them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {
-    /// The handler's component.
-    pub handler: Digest,
+    /// The component that runs them; none for models that are pinned, whoever runs them.
+    pub handler: Option<Digest>,
     /// In no order.
     pub models: Vec<GrantedModel>,
 }
 
-/// One model of a revision.
+/// One of these models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantedModel {
     /// The name it is registered under.
@@ -76,8 +85,21 @@ pub enum ToolError {
         error: LoadError,
     },
     /// The host keeps no more.
-    #[error("scale.min_warm: {0}")]
+    #[error(transparent)]
     Keep(#[from] KeepError),
+}
+
+impl ToolError {
+    /// The same for who asked for it: what they asked for, and what they can do where the host keeps no more.
+    pub(super) fn refuse(self, asked: &str, way_out: &str) -> ControlError {
+        match self {
+            // It says its own way out.
+            Self::Keep(KeepError::Load(error)) => ControlError::Invalid(format!("{asked}: {error}")),
+            Self::Keep(error @ KeepError::Never) => ControlError::Invalid(format!("{asked}: {error}: {way_out}")),
+            Self::Keep(error) => ControlError::Conflict(format!("{asked}: {error}: {way_out}")),
+            other => other.into(),
+        }
+    }
 }
 
 /// The heavy work of the workflows.
@@ -118,14 +140,16 @@ pub trait Tools: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// [`ToolError`], and nothing is set aside.
-    async fn reserve(&self, keeper: DeploymentId, granted: &Granted) -> Result<Option<Reservation>, ToolError>;
+    async fn reserve(&self, keeper: &Keeper, granted: &Granted) -> Result<Option<Reservation>, ToolError>;
     /// Keeps these models loaded for `keeper`, instead of what it kept before, and its handler's code mapped for now.
     ///
     /// # Errors
     /// [`ToolError`], and no model is kept for it any more.
-    async fn keep(&self, keeper: DeploymentId, granted: &Granted) -> Result<(), ToolError>;
+    async fn keep(&self, keeper: &Keeper, granted: &Granted) -> Result<(), ToolError>;
     /// Keeps nothing for it any more.
-    fn let_go(&self, keeper: DeploymentId);
+    fn let_go(&self, keeper: &Keeper);
+    /// Whether anything of the package is loaded on this device.
+    fn is_loaded(&self, package: Digest, device: Device) -> bool;
     /// Uses a handler's code, so that it does not idle out.
     ///
     /// # Errors
@@ -155,8 +179,13 @@ impl HostTools {
     }
 
     async fn keeps(&self, granted: &Granted) -> Result<Vec<Keep>, ToolError> {
-        let (uses, packages) = (self.uses(granted.handler).await?, open(granted.models.clone()).await?);
-        Ok(packages.iter().map(|(model, package)| Keep::new(package, model.device, uses)).collect())
+        let uses = match granted.handler {
+            Some(handler) => Some(self.uses(handler).await?),
+            None => None,
+        };
+        let uses = |package| uses.unwrap_or_else(|| Uses::usual(package));
+        let packages = open(granted.models.clone()).await?;
+        Ok(packages.iter().map(|(model, package)| Keep::new(package, model.device, uses(package))).collect())
     }
 
     /// Works on the folder of copies off the async threads; without one there is nothing in it.
@@ -206,9 +235,14 @@ impl Tools for HostTools {
                 Ok(_) | Err(_) => None,
             };
             // What a handler does not use of a model need not fit; to know, its code is mapped.
-            if never(Uses::ALL).is_some()
-                && let Some(error) = never(self.uses(granted.handler).await?)
-            {
+            if never(Uses::ALL).is_none() {
+                continue;
+            }
+            let uses = match granted.handler {
+                Some(handler) => self.uses(handler).await?,
+                None => Uses::usual(&package),
+            };
+            if let Some(error) = never(uses) {
                 return Err(ToolError::Fit { model: model.name, error });
             }
         }
@@ -221,12 +255,12 @@ impl Tools for HostTools {
         Ok(opened.iter().flat_map(|(_, package)| self.inference.needs(package)).collect())
     }
 
-    async fn reserve(&self, keeper: DeploymentId, granted: &Granted) -> Result<Option<Reservation>, ToolError> {
+    async fn reserve(&self, keeper: &Keeper, granted: &Granted) -> Result<Option<Reservation>, ToolError> {
         let keeps = self.keeps(granted).await?;
         Ok(Some(self.inference.reserve(number(keeper), keeps)?))
     }
 
-    async fn keep(&self, keeper: DeploymentId, granted: &Granted) -> Result<(), ToolError> {
+    async fn keep(&self, keeper: &Keeper, granted: &Granted) -> Result<(), ToolError> {
         let keeps = self.keeps(granted).await;
         if keeps.is_err() {
             self.let_go(keeper);
@@ -234,9 +268,13 @@ impl Tools for HostTools {
         Ok(self.inference.keep(number(keeper), keeps?)?)
     }
 
-    fn let_go(&self, keeper: DeploymentId) {
+    fn let_go(&self, keeper: &Keeper) {
         // Nothing can be wrong with keeping nothing.
         let _ = self.inference.keep(number(keeper), Vec::new());
+    }
+
+    fn is_loaded(&self, package: Digest, device: Device) -> bool {
+        self.inference.is_loaded(package, device)
     }
 
     async fn touch(&self, handler: Digest) -> Result<(), CodeError> {
@@ -248,9 +286,20 @@ impl Tools for HostTools {
     }
 }
 
-/// The deployment, as one who keeps models.
-fn number(deployment: DeploymentId) -> u128 {
-    u128::from_be_bytes(deployment.to_bytes())
+/// What residency knows a keeper by. No id is the beginning of a digest, but by one chance in all there are.
+fn number(keeper: &Keeper) -> u128 {
+    let bytes = match keeper {
+        Keeper::Deployment(id) => id.to_bytes(),
+        Keeper::Pin(owner, name, device) => {
+            let owner = match owner {
+                Owner::Host => "host".to_owned(),
+                Owner::Project(project) => project.to_string(),
+            };
+            let digest = Digest::of(format!("pin {owner} {name} {device}").as_bytes());
+            *digest.as_bytes().first_chunk().expect("a digest is longer")
+        }
+    };
+    u128::from_be_bytes(bytes)
 }
 
 /// Their packages, opened off the async threads.

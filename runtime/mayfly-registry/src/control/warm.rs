@@ -1,23 +1,27 @@
 //! What active revisions ask to be kept warm (`scale.min_warm`), from the start of the node on: their code mapped, their
-//! records at hand, their models loaded.
+//! records at hand, their models loaded. And the models that the operator pinned ([`super::pin`]).
 //!
-//! One task does it, so that what it does for a deployment comes in one order. It follows the store's changes, on whatever
-//! node they were made; a workflow here that changes a deployment waits until it has seen to it.
+//! One task does it, so that what it does for a deployment or a model comes in one order. It follows the store's changes, on
+//! whatever node they were made; a workflow here that changes one waits until it has seen to it.
+
+mod pins;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use mayfly_host::Place;
-use mayfly_types::{DeploymentId, Name};
+use mayfly_inference::Device;
+use mayfly_types::{DeploymentId, ModelId, Name};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::tools::{Granted, GrantedModel, ToolError};
+use super::tools::{Granted, GrantedModel, Keeper, ToolError};
 use super::{Control, Shared};
 use crate::{ChangeKind, ControlError, Directory, RevisionSpec};
+use pins::Pinned;
 
-/// Deployments that workflows of this node wait for.
+/// Deployments and models that workflows of this node wait for.
 const ASKED_MAX: usize = 64;
 /// Changes asked for at once.
 const CHANGES_READ: u32 = 1_000;
@@ -26,18 +30,27 @@ const CHANGES_READ: u32 = 1_000;
 const TOUCH_MAX: Duration = Duration::from_secs(30);
 const TOUCH_MIN: Duration = Duration::from_millis(50);
 
-/// A deployment that has changed, and who waits for it to be seen to.
-type Ask = (DeploymentId, oneshot::Sender<()>);
+/// What may have something kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// By its active revision.
+    Deployment(DeploymentId),
+    /// By its pins.
+    Pins(ModelId),
+}
+
+/// What has changed, and who waits for it to be seen to.
+type Ask = (Subject, oneshot::Sender<()>);
 
 /// The way to the task.
 #[derive(Debug)]
 pub(super) struct Warmth(mpsc::Sender<Ask>);
 
 impl Warmth {
-    /// Waits until the task has seen to a deployment that has just changed.
-    pub(super) async fn changed(&self, deployment: DeploymentId) {
+    /// Waits until the task has seen to what has just changed.
+    pub(super) async fn changed(&self, subject: Subject) {
         let (sender, done) = oneshot::channel();
-        if self.0.send((deployment, sender)).await.is_ok() {
+        if self.0.send((subject, sender)).await.is_ok() {
             let _ = done.await;
         }
     }
@@ -57,6 +70,8 @@ struct Task {
     control: Parts,
     directory: Directory,
     wanted: BTreeMap<DeploymentId, Wanted>,
+    /// By model and device.
+    pinned: BTreeMap<(ModelId, Device), Pinned>,
     /// Changes up to this version are seen to.
     seen: i64,
 }
@@ -81,17 +96,22 @@ impl Parts {
 }
 
 impl Control {
-    /// Keeps warm what active revisions ask for, from now on and until the last clone is dropped. What can be kept is on
-    /// its way when this returns. Once, before anything is deployed.
+    /// Keeps what is pinned, and warm what active revisions ask for, from now on and until the last clone is dropped. What
+    /// can be kept is on its way when this returns. Once, before anything is deployed.
     ///
     /// # Errors
     /// [`ControlError`] if the store failed.
     pub async fn keep_warm(&self) -> Result<(), ControlError> {
         let directory = self.directory().await?;
         let seen = self.records.version().await?;
-        let mut task = Task { control: Parts::of(self), directory, wanted: BTreeMap::new(), seen };
+        let (wanted, pinned) = (BTreeMap::new(), BTreeMap::new());
+        let mut task = Task { control: Parts::of(self), directory, wanted, pinned, seen };
+        // The operator's word first: should there be less room than before, it is the deployments that go without.
+        for pin in self.records.model_pins(None).await? {
+            task.see_to_pins(self, pin.model).await;
+        }
         for deployment in self.records.warm_deployments().await? {
-            task.see_to(self, deployment).await;
+            task.see_to_deployment(self, deployment).await;
         }
         let (sender, asked) = mpsc::channel(ASKED_MAX);
         if self.shared.warmth.set(Warmth(sender)).is_ok() {
@@ -119,13 +139,13 @@ impl Control {
                 _ => {}
             }
         }
-        Ok(Granted { handler: spec.handler.digest, models })
+        Ok(Granted { handler: Some(spec.handler.digest), models })
     }
 
-    /// A deployment has changed: what it asks to be kept warm is seen to before anybody is told.
-    pub(super) async fn see_to_warmth(&self, deployment: DeploymentId) {
+    /// Something has changed: what it wants kept is seen to before anybody is told.
+    pub(super) async fn see_to_warmth(&self, subject: Subject) {
         if let Some(warmth) = self.shared.warmth.get() {
-            warmth.changed(deployment).await;
+            warmth.changed(subject).await;
         }
     }
 }
@@ -147,8 +167,11 @@ impl Task {
                 _ = poll.tick() => None,
             };
             let Some(control) = self.control.upgrade() else { return };
-            if let Some((deployment, waits)) = asked {
-                self.see_to(&control, deployment).await;
+            if let Some((subject, waits)) = asked {
+                match subject {
+                    Subject::Deployment(id) => self.see_to_deployment(&control, id).await,
+                    Subject::Pins(id) => self.see_to_pins(&control, id).await,
+                }
                 // Who has left needs no answer.
                 let _ = waits.send(());
                 continue;
@@ -174,11 +197,12 @@ impl Task {
             let Some(newest) = changes.iter().map(|change| change.version).max() else { return };
             for change in changes {
                 match change.kind {
-                    ChangeKind::Deployment(id) => self.see_to(control, id).await,
-                    // It may have been approved, and run in another process from now on.
-                    ChangeKind::Model(_) => {
+                    ChangeKind::Deployment(id) => self.see_to_deployment(control, id).await,
+                    // It may have been approved, and run in another process from now on; or pinned.
+                    ChangeKind::Model(model) => {
+                        self.see_to_pins(control, model).await;
                         for id in self.wanted.keys().copied().collect::<Vec<_>>() {
-                            self.see_to(control, id).await;
+                            self.see_to_deployment(control, id).await;
                         }
                     }
                     ChangeKind::Tenant(_) | ChangeKind::Project(_) | ChangeKind::Key(..) => {}
@@ -190,12 +214,18 @@ impl Task {
 
     /// Nothing that is kept warm idles out, and what could not be kept may be by now.
     async fn touch(&mut self, control: &Control) {
+        let again: Vec<_> = self.pinned.iter().filter(|(_, pinned)| !pinned.kept).map(|((id, _), _)| *id).collect();
+        for id in again {
+            self.see_to_pins(control, id).await;
+        }
         let again: Vec<_> = self.wanted.iter().filter(|(_, wanted)| !wanted.kept).map(|(id, _)| *id).collect();
         for id in again {
-            self.see_to(control, id).await;
+            self.see_to_deployment(control, id).await;
         }
         for Wanted { names: (project, name), granted, .. } in self.wanted.values() {
-            if let Err(error) = control.tools.touch(granted.handler).await {
+            if let Some(handler) = granted.handler
+                && let Err(error) = control.tools.touch(handler).await
+            {
                 tracing::warn!(%project, deployment = %name, ?error, "code that is kept warm could not be mapped");
             }
             let _ = self.directory.resolve(project.as_str(), name.as_str()).await;
@@ -203,12 +233,13 @@ impl Task {
     }
 
     /// Keeps what the deployment's active revision asks for, or lets go of what it does not.
-    async fn see_to(&mut self, control: &Control, id: DeploymentId) {
+    async fn see_to_deployment(&mut self, control: &Control, id: DeploymentId) {
+        let keeper = Keeper::Deployment(id);
         let (names, granted) = match Self::read(control, id).await {
             Ok(Some(found)) => found,
             Ok(None) => {
                 if self.wanted.remove(&id).is_some() {
-                    control.tools.let_go(id);
+                    control.tools.let_go(&keeper);
                 }
                 return;
             }
@@ -225,11 +256,12 @@ impl Task {
             return;
         }
         let was_told = before.is_some_and(|wanted| wanted.granted == granted);
-        let mut done = control.tools.keep(id, &granted).await;
+        let mut done = control.tools.keep(&keeper, &granted).await;
         if let Err(ToolError::Code(_)) = done
-            && control.recompile(granted.handler).await.is_ok()
+            && let Some(handler) = granted.handler
+            && control.recompile(handler).await.is_ok()
         {
-            done = control.tools.keep(id, &granted).await;
+            done = control.tools.keep(&keeper, &granted).await;
         }
         let (project, name) = &names;
         let _ = self.directory.resolve(project.as_str(), name.as_str()).await;

@@ -23,6 +23,11 @@ impl By {
         Self { actor: actor::current(), at: i64::try_from(since.as_micros()).unwrap_or(i64::MAX) }
     }
 
+    /// None for the system itself.
+    pub(super) fn key(self) -> Option<KeyId> {
+        self.actor.map(|actor| actor.key)
+    }
+
     /// The system itself, or a key that belongs to no tenant.
     pub(super) fn is_operator(self, connection: &Connection) -> Result<bool, DbError> {
         let Some(actor) = self.actor else { return Ok(true) };

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::audit::{AuditEntry, By, enter, enter_for_project};
 use super::changes::note;
 use super::rows::{self, execute, many, name, one};
-use super::tenants;
+use super::{pins, tenants};
 use crate::DbError;
 
 fn owner_bytes(owner: Owner) -> Option<[u8; 16]> {
@@ -55,12 +55,19 @@ pub(super) fn insert(connection: &Connection, by: By, model: &Model) -> Result<(
         "project",
     )?;
     note(connection, &ChangeKind::Model(model.id))?;
-    let details = json!({ "id": model.id, "digest": model.digest, "replaces": older.map(|older| older.id) });
+    let mut details =
+        json!({ "id": model.id, "digest": model.digest, "replaces": older.as_ref().map(|older| older.id) });
+    if let Some(older) = older {
+        let pins = pins::hand_over(connection, older.id, model.approved.then_some(model.id))?;
+        if !model.approved && !pins.is_empty() {
+            details["unpinned"] = json!(pins);
+        }
+    }
     tell(connection, by, model.owner, &model.name, "model.import", details)
 }
 
 /// Writes down a change of the model of that name.
-fn tell(
+pub(super) fn tell(
     connection: &Connection,
     by: By,
     owner: Owner,
@@ -100,7 +107,7 @@ pub(super) fn all(connection: &Connection, project: Option<ProjectId>) -> Result
 }
 
 /// The model with this id, if it still has its name.
-fn still_named(connection: &Connection, id: ModelId) -> Result<Model, DbError> {
+pub(super) fn still_named(connection: &Connection, id: ModelId) -> Result<Model, DbError> {
     let found = one(connection, "SELECT * FROM model WHERE id = ?1 AND named = 1", [id.to_bytes()], to_model)?;
     found.ok_or(DbError::NotFound("model"))
 }
@@ -123,7 +130,12 @@ pub(super) fn remove(connection: &Connection, by: By, id: ModelId) -> Result<(),
     let users = many(connection, sql, [id.to_bytes()], |row| Ok(row.get::<_, String>(0)?))?;
     if users.is_empty() {
         unname(connection, id)?;
-        return tell(connection, by, model.owner, &model.name, "model.remove", json!({ "id": id }));
+        let mut details = json!({ "id": id });
+        let pins = pins::hand_over(connection, id, None)?;
+        if !pins.is_empty() {
+            details["unpinned"] = json!(pins);
+        }
+        return tell(connection, by, model.owner, &model.name, "model.remove", details);
     }
     let users = rows::listed(&users);
     Err(DbError::Taken(format!("model `{}` is used by {users}; deploy without it, or delete them, first", model.name)))
@@ -132,7 +144,10 @@ pub(super) fn remove(connection: &Connection, by: By, id: ModelId) -> Result<(),
 /// A project that goes takes its models with it; their packages.
 pub(super) fn remove_of_project(connection: &Connection, project: ProjectId) -> Result<Vec<Digest>, DbError> {
     let own = many(connection, "SELECT * FROM model WHERE owner = ?1 AND named = 1", [project.to_bytes()], to_model)?;
-    own.iter().try_for_each(|model| unname(connection, model.id))?;
+    for model in &own {
+        unname(connection, model.id)?;
+        pins::hand_over(connection, model.id, None)?;
+    }
     Ok(own.into_iter().map(|model| model.digest).collect())
 }
 

@@ -25,6 +25,7 @@ const NOT_AUDITED: &[&str] = &[
     "model",
     "model_named",
     "models",
+    "model_pins",
     "deployment",
     "active_named",
     "deployment_named",
@@ -100,6 +101,10 @@ async fn every_method_that_changes_something_leaves_a_row() {
     };
     trail.expect("insert_model", "model.import", "p/m", records.insert_model(&model)).await;
     trail.expect("approve_model", "model.approve", "p/m", records.approve_model(model.id)).await;
+    trail.expect("pin_model", "model.pin", "p/m", records.pin_model(model.id, Device::Cpu, 5)).await;
+    let row = records.audit_log(&all()).await.unwrap().remove(0);
+    assert_eq!(row.details, json!({ "id": model.id, "device": "cpu" }));
+    trail.expect("unpin_model", "model.unpin", "p/m", records.unpin_model(model.id, Device::Cpu)).await;
     trail.expect("remove_model", "model.remove", "p/m", records.remove_model(model.id)).await;
     let digest = Digest::of(b"handler");
     let target = format!("p/{digest}");

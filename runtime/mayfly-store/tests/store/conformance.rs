@@ -80,6 +80,7 @@ pub(crate) async fn conforms(records: &dyn Records) {
     let (ours, theirs) = owners(records).await;
     keys(records, &ours).await;
     models(records, &ours, &theirs).await;
+    pins(records, &ours).await;
     deployments(records, &ours, &theirs).await;
     limits(records, &ours).await;
     slots(records, &ours).await;
@@ -157,6 +158,58 @@ async fn models(records: &dyn Records, ours: &Project, theirs: &Project) {
     records.remove_model(newer.id).await.unwrap();
     assert!(is_missing(records.remove_model(newer.id).await));
     assert_eq!(records.model_named(newer.owner, "m").await.unwrap(), None);
+}
+
+async fn pins(records: &dyn Records, ours: &Project) {
+    use Device::{Cpu, Cuda};
+    let places = async |id| {
+        let found = records.model_pins(id).await.unwrap();
+        found.into_iter().map(|pin| (pin.model, pin.device, pin.at)).collect::<Vec<_>>()
+    };
+    let details = async |action: &str| {
+        let row = records.audit_log(&AuditQuery { limit: 1, ..AuditQuery::default() }).await.unwrap().remove(0);
+        assert_eq!(row.action, action);
+        row.details
+    };
+    let operator = key(None, KeyScope::Admin);
+    records.insert_key(&operator).await.unwrap();
+    let (host, own) = (model(Owner::Host, "pinned", b"host"), model(Owner::Project(ours.id), "pinned", b"own"));
+    records.insert_model(&host).await.unwrap();
+    records.insert_model(&own).await.unwrap();
+    assert!(is_missing(records.pin_model(ModelId::new(), Cpu, 5).await));
+    let acts = Actor { key: operator.id, request: None };
+    actor::scope(acts, records.pin_model(host.id, Cuda, 5)).await.unwrap();
+    records.pin_model(own.id, Cpu, 6).await.unwrap();
+    records.pin_model(host.id, Cpu, 7).await.unwrap();
+    assert_eq!(places(None).await, [(host.id, Cuda, 5), (own.id, Cpu, 6), (host.id, Cpu, 7)]);
+    assert_eq!(places(Some(host.id)).await, [(host.id, Cuda, 5), (host.id, Cpu, 7)]);
+    let by = PinnedBy { key: operator.id, prefix: operator.prefix.clone(), label: operator.label.clone() };
+    let found = records.model_pins(Some(host.id)).await.unwrap();
+    assert_eq!(found.iter().map(|pin| pin.by.clone()).collect::<Vec<_>>(), [Some(by), None]);
+    // Again: nothing changes, and nobody hears of it.
+    let version = records.version().await.unwrap();
+    records.pin_model(host.id, Cuda, 8).await.unwrap();
+    assert_eq!((records.version().await.unwrap(), records.model_pins(Some(host.id)).await.unwrap()), (version, found));
+    records.unpin_model(host.id, Cpu).await.unwrap();
+    assert!(is_missing(records.unpin_model(host.id, Cpu).await));
+    let changes = records.changes_since(version, 10).await.unwrap();
+    assert_eq!(changes.last().unwrap().kind, ChangeKind::Model(host.id));
+
+    // They go over to an approved package of the same name, and end with one that nobody has vouched for.
+    let newer = model(Owner::Host, "pinned", b"newer");
+    records.insert_model(&newer).await.unwrap();
+    assert_eq!(details("model.import").await.get("unpinned"), None);
+    assert_eq!(places(None).await, [(newer.id, Cuda, 5), (own.id, Cpu, 6)]);
+    assert!(is_missing(records.pin_model(host.id, Cpu, 9).await), "it has lost its name");
+    let own_newer = model(Owner::Project(ours.id), "pinned", b"own, newer");
+    records.insert_model(&own_newer).await.unwrap();
+    assert_eq!(details("model.import").await["unpinned"], serde_json::json!(["cpu"]));
+    assert_eq!(places(None).await, [(newer.id, Cuda, 5)]);
+    records.remove_model(newer.id).await.unwrap();
+    assert_eq!(details("model.remove").await["unpinned"], serde_json::json!(["cuda"]));
+    assert_eq!(places(None).await, []);
+    records.remove_model(own_newer.id).await.unwrap();
+    records.revoke_key(operator.id, 10).await.unwrap();
 }
 
 async fn deployments(records: &dyn Records, ours: &Project, theirs: &Project) {

@@ -10,5 +10,6 @@ mod folder;
 mod keys;
 mod keyvalue;
 mod limits;
+mod pins;
 mod warm;
 mod world;

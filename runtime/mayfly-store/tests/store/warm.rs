@@ -25,7 +25,8 @@ async fn deploy(world: &World, project: &Project, model: &str, scale: ScaleSpec)
 /// The models kept for `deployment`, by name.
 fn kept(tools: &CountingTools, deployment: DeploymentId) -> Option<Vec<String>> {
     let kept = tools.kept.lock().unwrap();
-    kept.get(&deployment).map(|granted| granted.models.iter().map(|model| model.name.to_string()).collect())
+    kept.get(&Keeper::Deployment(deployment))
+        .map(|granted| granted.models.iter().map(|model| model.name.to_string()).collect())
 }
 
 fn one(name: &str) -> Option<Vec<String>> {

@@ -22,8 +22,10 @@ pub(crate) struct CountingTools {
     pub(crate) copies: Mutex<HashSet<Digest>>,
     pub(crate) compiles: AtomicU32,
     /// What is kept, for whom.
-    pub(crate) kept: Mutex<HashMap<DeploymentId, Granted>>,
-    /// The most models of one deployment that are kept.
+    pub(crate) kept: Mutex<HashMap<Keeper, Granted>>,
+    /// What is loaded, as far as anybody asks.
+    pub(crate) loaded: Mutex<HashSet<(Digest, Device)>>,
+    /// The most models of one keeper that are kept.
     pub(crate) kept_models_max: AtomicUsize,
     pub(crate) touches: AtomicU32,
 }
@@ -82,7 +84,7 @@ impl Tools for CountingTools {
         Ok(Vec::new())
     }
 
-    async fn reserve(&self, _keeper: DeploymentId, granted: &Granted) -> Result<Option<Reservation>, ToolError> {
+    async fn reserve(&self, _keeper: &Keeper, granted: &Granted) -> Result<Option<Reservation>, ToolError> {
         if granted.models.len() > self.kept_models_max.load(Ordering::SeqCst) {
             Err(KeepError::Never.into())
         } else {
@@ -90,18 +92,22 @@ impl Tools for CountingTools {
         }
     }
 
-    async fn keep(&self, keeper: DeploymentId, granted: &Granted) -> Result<(), ToolError> {
+    async fn keep(&self, keeper: &Keeper, granted: &Granted) -> Result<(), ToolError> {
         let done = self.reserve(keeper, granted).await.map(drop);
         let mut kept = self.kept.lock().unwrap();
         match done {
-            Ok(()) => drop(kept.insert(keeper, granted.clone())),
-            Err(_) => drop(kept.remove(&keeper)),
+            Ok(()) => drop(kept.insert(keeper.clone(), granted.clone())),
+            Err(_) => drop(kept.remove(keeper)),
         }
         done
     }
 
-    fn let_go(&self, keeper: DeploymentId) {
-        self.kept.lock().unwrap().remove(&keeper);
+    fn let_go(&self, keeper: &Keeper) {
+        self.kept.lock().unwrap().remove(keeper);
+    }
+
+    fn is_loaded(&self, package: Digest, device: Device) -> bool {
+        self.loaded.lock().unwrap().contains(&(package, device))
     }
 
     async fn touch(&self, _handler: Digest) -> Result<(), CodeError> {

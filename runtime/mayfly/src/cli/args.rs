@@ -73,7 +73,7 @@ pub(super) enum Command {
         #[arg(long)]
         to: Option<u32>,
     },
-    /// Models: add, list, show, approve, remove.
+    /// Models: add, list, show, approve, pin, unpin, remove.
     #[command(subcommand)]
     Models(Models),
     /// API keys: create, list, rotate, revoke.
@@ -226,7 +226,30 @@ pub(super) enum Models {
         /// The model.
         name: Name,
     },
-    /// Remove a model's name.
+    /// Keep a model loaded from now on, whoever calls it and through restarts (operator). Counts against
+    /// inference.pinned_bytes_max.
+    Pin {
+        /// The model.
+        name: Name,
+        /// Where.
+        #[arg(long, value_enum, default_value_t = DeviceArg::Cpu)]
+        device: DeviceArg,
+        /// The project's own model of that name.
+        #[arg(long)]
+        own: bool,
+    },
+    /// Let go of a pinned model: it is unloaded once nobody has called it for a while (operator).
+    Unpin {
+        /// The model.
+        name: Name,
+        /// Where (default: wherever it is pinned).
+        #[arg(long, value_enum)]
+        device: Option<DeviceArg>,
+        /// The project's own model of that name.
+        #[arg(long)]
+        own: bool,
+    },
+    /// Remove a model's name, and its pins.
     Remove {
         /// The model.
         name: Name,
@@ -234,6 +257,22 @@ pub(super) enum Models {
         #[arg(long)]
         own: bool,
     },
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(super) enum DeviceArg {
+    Cpu,
+    Cuda,
+}
+
+impl DeviceArg {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
-use mayfly_api::{Fit, Limits, Model, ModelMemory, NewKey, RunsIn, Scope, Slot, Timestamp};
+use mayfly_api::{Fit, Limits, Model, ModelMemory, ModelPin, NewKey, RunsIn, Scope, Slot, Timestamp};
 use mayfly_client::{ModelPlace, Progress};
 use mayfly_types::Name;
 use serde_json::json;
@@ -44,7 +44,7 @@ pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result
             let models = client.models(ModelPlace::Project(session.project())).await?;
             session.print(&json!({ "data": models }), |_| {
                 let rows: Vec<_> = models.iter().map(model_row).collect();
-                table(&["NAME", "OWNER", "APPROVED", "SIZE", "TOKENIZER", "INPUTS"], &rows)
+                table(&["NAME", "OWNER", "APPROVED", "PINNED", "SIZE", "TOKENIZER", "INPUTS"], &rows)
             })
         }
         Models::Show { name } => {
@@ -54,6 +54,26 @@ pub(super) async fn models(session: &Session, command: Models) -> anyhow::Result
         Models::Approve { name } => {
             let model = client.approve_model(session.project(), name.as_str()).await?;
             session.print(&model, |model| format!("{} runs in the server's own process", model.name))
+        }
+        Models::Pin { name, device, own } => {
+            let model = client.pin_model(place(session, own), name.as_str(), device.as_str()).await?;
+            session.print(&model, |model| {
+                let loaded = model.pins.iter().any(|pin| pin.device == device.as_str() && pin.loaded);
+                let state = if loaded { "it is loaded" } else { "its load has begun" };
+                format!("{name} stays loaded on {} from now on; {state}", device.as_str())
+            })
+        }
+        Models::Unpin { name, device, own } => {
+            let devices = match device {
+                Some(device) => vec![device.as_str().to_owned()],
+                None => pinned_on(session, &name, own).await?,
+            };
+            for device in &devices {
+                client.unpin_model(place(session, own), name.as_str(), device).await?;
+            }
+            session.print(&json!({ "unpinned": name, "devices": devices }), |_| {
+                format!("{name} is no longer pinned on {}; it goes once it is idle", devices.join(", "))
+            })
         }
         Models::Remove { name, own } => {
             client.remove_model(place(session, own), name.as_str()).await?;
@@ -86,6 +106,15 @@ pub(super) async fn add_model(
     Ok(added?)
 }
 
+/// Where a model is pinned; at least on one device.
+async fn pinned_on(session: &Session, name: &Name, own: bool) -> anyhow::Result<Vec<String>> {
+    let model = session.client.model(place(session, own), name.as_str()).await?;
+    if model.pins.is_empty() {
+        bail!("{name} is not pinned");
+    }
+    Ok(model.pins.into_iter().map(|pin| pin.device).collect())
+}
+
 /// The host's models, or the project's own.
 fn place(session: &Session, own: bool) -> ModelPlace<'_> {
     if own { ModelPlace::Project(session.project()) } else { ModelPlace::Host }
@@ -93,10 +122,12 @@ fn place(session: &Session, own: bool) -> ModelPlace<'_> {
 
 fn model_row(model: &Model) -> Vec<String> {
     let inputs: Vec<_> = model.inputs.iter().map(|input| input.name.as_str()).collect();
+    let pins: Vec<_> = model.pins.iter().map(|pin| format!("{}{}", pin.device, pinned_by(pin))).collect();
     vec![
         model.name.to_string(),
         if model.project.is_some() { "project".to_owned() } else { "host".to_owned() },
         if model.approved { "yes".to_owned() } else { "no".to_owned() },
+        if pins.is_empty() { "no".to_owned() } else { pins.join(", ") },
         bytes(model.bytes),
         if model.has_tokenizer { "yes".to_owned() } else { "no".to_owned() },
         inputs.join(" "),
@@ -112,6 +143,9 @@ fn describe_model(model: &Model) -> String {
     });
     for memory in &model.memory {
         text.push_str(&format!("on {:<4}    {}\n", memory.device, describe_memory(memory)));
+    }
+    for pin in &model.pins {
+        text.push_str(&format!("pinned     {}\n", describe_pin(pin)));
     }
     for (title, tensors) in [("inputs", &model.inputs), ("outputs", &model.outputs)] {
         text.push_str(&format!("{title}\n"));
@@ -139,6 +173,24 @@ fn describe_model(model: &Model) -> String {
         text.push_str(&format!("{key:<28} {short}{}\n", if short.len() < value.len() { "…" } else { "" }));
     }
     text
+}
+
+/// ` by …`; nothing for who may not know.
+fn pinned_by(pin: &ModelPin) -> String {
+    match &pin.by {
+        Some(by) if by.label.is_empty() => format!(" by {}", by.prefix),
+        Some(by) => format!(" by {} ({})", by.prefix, by.label),
+        None => String::new(),
+    }
+}
+
+fn describe_pin(pin: &ModelPin) -> String {
+    let state = match (pin.loaded, &pin.problem) {
+        (_, Some(problem)) => format!("not kept: {problem}"),
+        (true, None) => "loaded".to_owned(),
+        (false, None) => "its load is on its way".to_owned(),
+    };
+    format!("on {}{} since {}; {state}", pin.device, pinned_by(pin), pin.pinned_at)
 }
 
 fn describe_memory(memory: &ModelMemory) -> String {

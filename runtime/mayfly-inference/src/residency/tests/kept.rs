@@ -89,7 +89,7 @@ async fn what_may_be_kept_has_limits_that_say_so() {
     let room = inference.reserve(1, vec![keep(&model("add"))]).unwrap();
     let error = inference.keep(2, vec![keep(&model("matmul")), keep(&model("slow"))]).unwrap_err();
     assert!(matches!(error, KeepError::NoRoom { kept: SESSION_BYTES_MIN, limit: MIB, .. }), "{error}");
-    assert!(error.to_string().contains("inference.pinned_bytes_max"), "{error}");
+    assert!(error.to_string().contains("(inference.pinned_bytes_max) 1 MiB are taken"), "{error}");
     inference.keep(3, vec![keep(&model("add")), keep(&model("add"))]).unwrap();
     inference.keep(1, vec![keep(&model("add")), keep(&model("matmul"))]).unwrap();
     drop(room);
@@ -98,6 +98,11 @@ async fn what_may_be_kept_has_limits_that_say_so() {
     // Whoever asks for more than it may have keeps nothing; what it kept alone is free.
     inference.keep(1, vec![keep(&model("matmul")), keep(&model("slow"))]).unwrap_err();
     inference.keep(2, vec![keep(&model("slow"))]).unwrap();
+
+    // More than all there may be never fits, and is not told to wait for others.
+    let (_folder, weighty) = large();
+    let error = inference.reserve(4, vec![keep(&model("through")), keep(&weighty)]).unwrap_err();
+    assert!(error.to_string().contains("no more than 1 MiB may be kept loaded"), "{error}");
 
     let inference = start(Config { pinned_bytes_max: 64 * MIB, sessions_max: 3, ..Config::default() });
     let error = inference.keep(1, vec![keep(&model("add")), keep(&model("slow"))]).unwrap_err();
