@@ -271,6 +271,43 @@ async fn a_tenant_s_own_model_chats_in_its_process() {
     assert_eq!(workers(&server).len(), 1);
 }
 
+#[tokio::test]
+async fn what_such_processes_have_at_work_is_counted_and_names_nobody() {
+    let server = Server::start_with(&[ISOLATE]);
+    let (acme, zeta) = (Tenant::new(&server, "acme"), Tenant::new(&server, "zeta"));
+    acme.deploy_chat("tiny-chat-genai");
+    zeta.deploy_chat("tiny-chat-genai");
+    let ((_, ours), (_, theirs)) = (long_stream(&acme, 2).await, long_stream(&zeta, 1).await);
+    let figures = async || {
+        let page = server.http.get(format!("{}/metrics", server.admin)).bearer_auth(&server.key).send().await.unwrap();
+        let page = page.text().await.unwrap();
+        page.lines().filter(|line| line.starts_with("mayfly_worker_")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let has = |lines: &[String], figure: &str, value: u64| {
+        lines.iter().any(|line| *line == format!("mayfly_worker_{figure}{{device=\"cpu\"}} {value}"))
+    };
+    server
+        .eventually("both are counted together", async || {
+            // How many sequences are at work is not ours to say: one stream may be over before the other begins.
+            let lines = figures().await;
+            has(&lines, "models_loaded", 2) && !has(&lines, "generation_slots", 0)
+        })
+        .await;
+    let lines = figures().await;
+    let labels: Vec<_> = lines.iter().filter_map(|line| line.split_once('{')).map(|(_, labels)| labels).collect();
+    assert!(!labels.is_empty() && labels.iter().all(|labels| labels.starts_with("device=\"cpu\"} ")), "{lines:?}");
+    let chat = server.get("/projects/acme/deployments/chat").await;
+    assert_eq!(chat["status"]["models"][0]["loaded"], true, "{chat}");
+    let activity = server.cli_json(&["top", "--once"]);
+    let of = |project: &str| {
+        let all = activity["data"].as_array().unwrap_or_else(|| panic!("{activity}"));
+        all.iter().find(|entry| entry["project"] == project).unwrap()["model_bytes"].as_u64().unwrap()
+    };
+    assert!(of("acme") > 0 && of("zeta") > 0, "{activity}");
+    drop((ours, theirs));
+    server.eventually("it is over", async || has(&figures().await, "generation_sequences", 0)).await;
+}
+
 /// A stream of so many choices that goes on for long: its request's id, and the response after the first frame.
 async fn long_stream(tenant: &Tenant<'_>, choices: u32) -> (String, Response) {
     let body = json!({ "messages": [{ "role": "user", "content": "tell me everything" }], "stream": true,

@@ -1,5 +1,6 @@
 //! One call from the door to its settlement.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use mayfly_host::{Code, CodeError, Host, HostError, Invocation, Place, Running, Timings};
-use mayfly_inference::Inference;
+use mayfly_inference::{Device, Inference, WorkerLoad, WorkerState};
 use mayfly_ledger::{Journal, Leases, Outcome, PriceBook};
 use mayfly_types::{Digest, LevelId};
 use tokio::sync::{Semaphore, oneshot};
@@ -351,7 +352,14 @@ impl Calls {
         let is_granted = |model: &&mayfly_inference::Resident| {
             granted.iter().any(|(_, grant)| model.digest == grant.package.digest() && model.device == grant.device)
         };
-        let model_bytes = resident.iter().filter(is_granted).map(|model| model.bytes).sum();
+        let in_server: u64 = resident.iter().filter(is_granted).map(|model| model.bytes).sum();
+        let apart: BTreeMap<_, _> = granted
+            .iter()
+            .map(|(_, grant)| {
+                ((grant.package.digest(), grant.device), grant.bytes_apart(inference, resolved.tenant.id))
+            })
+            .collect();
+        let model_bytes = apart.values().fold(in_server, |sum, bytes| sum.saturating_add(*bytes));
         let tier = if calls > 0 {
             Tier::Active
         } else if models.iter().any(|model| model.loaded) {
@@ -387,6 +395,7 @@ impl Calls {
             models: (size(residency.models.len()), residency.loads_total, residency.unloads_total, bytes),
             devices: residency.devices,
             workers: (size(workers.workers.len()), workers.starts_total, workers.crashes_total),
+            worker_loads: loads(&workers.workers),
             ..NodeStatus::default()
         };
         self.0.opener.counters.fill(&mut status);
@@ -400,6 +409,16 @@ enum NotBegun {
     /// The caller left, or the server cuts its connections.
     Stopped,
     Refused(Box<Failure>),
+}
+
+/// Of all processes together, by device.
+fn loads(workers: &[WorkerState]) -> Vec<(Device, WorkerLoad)> {
+    let mut loads = BTreeMap::new();
+    for worker in workers {
+        let load = loads.entry(worker.device).or_insert_with(WorkerLoad::default);
+        *load = load.and(worker.load);
+    }
+    loads.into_iter().collect()
 }
 
 /// The request as the guest will see it: its body limited, and with a host name, which `wasi:http` asks for.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mayfly_api::ErrorCode;
 use mayfly_host::Timings;
-use mayfly_inference::{DeviceResidency, EngineLoad};
+use mayfly_inference::{Device, DeviceResidency, EngineLoad, WorkerLoad};
 use mayfly_ledger::{Outcome, Row};
 use mayfly_types::Meter;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,8 @@ pub struct DeploymentStatus {
     pub code_mapped: bool,
     /// Its models.
     pub models: Vec<ModelStatus>,
-    /// Memory of their own that loading them took, as measured. Others that were granted the same model share them.
+    /// Memory of their own that loading them took, as measured; of those that run apart, as their process tells. Others that
+    /// were granted the same model share them.
     pub model_bytes: u64,
 }
 
@@ -78,6 +79,8 @@ pub struct NodeStatus {
     pub models: (u64, u64, u64, u64),
     /// Processes of tenants' own models: there now, started, and ended otherwise than they should.
     pub workers: (u64, u64, u64),
+    /// What these have at work, as far as they tell, by device.
+    pub worker_loads: Vec<(Device, WorkerLoad)>,
     /// The host's own answers in place of a handler's, by error code; each code once.
     pub errors_total: Vec<(&'static str, u64)>,
     /// From a call's head to its settlement.

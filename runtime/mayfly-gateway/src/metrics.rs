@@ -9,9 +9,11 @@ use mayfly_types::{Meter, Name};
 
 use self::engines::engines;
 use self::residency::residency;
+use self::workers::workers;
 
 mod engines;
 mod residency;
+mod workers;
 
 /// All that `/metrics` shows.
 #[derive(Debug)]
@@ -69,6 +71,7 @@ pub(crate) fn text(figures: &Figures) -> String {
     page.single("mayfly_worker_starts_total", "counter", help, status.workers.1);
     let help = "Processes of tenants' own models that failed.";
     page.single("mayfly_worker_crashes_total", "counter", help, status.workers.2);
+    workers(&mut page, &status.worker_loads);
     let help = "What the runs of a call waited for their executors, of calls that ran a model over wasi:nn.";
     page.histogram("mayfly_inference_queue_wait_seconds", help, &status.inference_queue_seconds);
     let help = "From a call's head to the first token that its handler was handed, of calls that generated.";
@@ -233,6 +236,7 @@ mod tests {
                 code: (1, 4),
                 models: (1, 2, 1, 4096),
                 workers: (3, 8, 5),
+                worker_loads: vec![workers::tests::load()],
                 call_seconds: (vec![(0.001, 1), (0.1, 3), (f64::INFINITY, 4)], 1.5),
                 ..NodeStatus::default()
             },

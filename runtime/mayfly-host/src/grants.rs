@@ -52,6 +52,14 @@ impl Grant {
             Place::Nowhere => true,
         }
     }
+
+    /// Memory that loading it took in the process of `tenant`, if it runs in one; as far as that tells.
+    pub fn bytes_apart(&self, inference: &Inference, tenant: TenantId) -> u64 {
+        match self.place {
+            Place::Apart => inference.bytes_apart(owner(tenant), self.package.digest(), self.device),
+            Place::Server | Place::Nowhere => 0,
+        }
+    }
 }
 
 /// Everything a revision may reach, and what its owner decided about it. Shared by all its calls.

@@ -49,6 +49,6 @@ pub use tokenizer::{EncodeOptions, Encoding};
 #[doc(hidden)]
 pub use worker::FalseWorker;
 pub use worker::{
-    SandboxPolicy, WorkerChild, WorkerConfig, WorkerSettings, WorkerState, WorkersState, missing_from_sandbox,
-    run_worker,
+    SandboxPolicy, WorkerChild, WorkerConfig, WorkerLoad, WorkerSettings, WorkerState, WorkersState,
+    missing_from_sandbox, run_worker,
 };

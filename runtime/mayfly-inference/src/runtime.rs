@@ -472,6 +472,11 @@ impl Inference {
         self.0.workers.as_ref().is_some_and(|workers| workers.is_loaded(owner, digest, device))
     }
 
+    /// Memory that loading the package took in the process that `owner` has right now, as far as that tells.
+    pub fn bytes_apart(&self, owner: u128, digest: mayfly_types::Digest, device: Device) -> u64 {
+        self.0.workers.as_ref().map_or(0, |workers| workers.bytes_of(owner, digest, device))
+    }
+
     /// The processes for tenants' own models.
     pub fn workers(&self) -> WorkersState {
         self.0.workers.as_ref().map(Workers::state).unwrap_or_default()

@@ -58,12 +58,18 @@ pub struct Node {
     /// Components mapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code_mapped: Option<u64>,
-    /// Models loaded.
+    /// Models loaded in the server's own process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub models_loaded: Option<u64>,
     /// Bytes that loading them added, as measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_bytes: Option<u64>,
+    /// Models loaded in processes of tenants' own, as these tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models_loaded_apart: Option<u64>,
+    /// Bytes that loading those added, as these processes tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_bytes_apart: Option<u64>,
     /// Resident memory of the process, if the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,

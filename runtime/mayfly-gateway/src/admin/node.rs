@@ -3,6 +3,7 @@
 use axum::Json as Reply;
 use axum::extract::State;
 use mayfly_api::{Node, Timestamp};
+use mayfly_inference::WorkerLoad;
 use mayfly_types::GuestLimits;
 
 use super::Answer;
@@ -29,6 +30,8 @@ pub(crate) async fn show(State(gateway): State<Gateway>, caller: Caller) -> Answ
         code_mapped: None,
         models_loaded: None,
         model_bytes: None,
+        models_loaded_apart: None,
+        model_bytes_apart: None,
         resident_bytes: None,
     };
     if caller.reach == Reach::Host {
@@ -39,6 +42,9 @@ pub(crate) async fn show(State(gateway): State<Gateway>, caller: Caller) -> Answ
         node.code_mapped = Some(status.code.0);
         node.models_loaded = Some(status.models.0);
         node.model_bytes = Some(status.models.3);
+        let apart = status.worker_loads.iter().fold(WorkerLoad::default(), |sum, (_, load)| sum.and(*load));
+        node.models_loaded_apart = Some(apart.models);
+        node.model_bytes_apart = Some(apart.model_bytes);
         node.resident_bytes = metrics::resident_bytes().await;
     }
     Ok(Reply(node))

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::piece::Piece;
+use super::report::Report;
 use crate::{ChatError, Device, ElementType};
 
 /// Bytes of one packet.
@@ -140,6 +141,8 @@ pub(super) enum ToWorker {
         run: u64,
         at: u64,
     },
+    /// What has it at work? It answers once.
+    Report,
 }
 
 /// Why a run gave nothing.
@@ -241,6 +244,8 @@ pub(super) enum FromWorker {
         run: u64,
         piece: Piece,
     },
+    /// What it has at work. Only when it is asked.
+    Report(Report),
 }
 
 /// A packet that is none of ours, or that would be too large.

@@ -25,6 +25,7 @@ use super::arena::{Arena, Places};
 use super::course::Course;
 use super::flight::{Flight, Shares, Violation};
 use super::message::{ToWorker, encode};
+use super::report::{Reports, WorkerLoad};
 use super::room::Room;
 use super::socket::Socket;
 use crate::Device;
@@ -68,6 +69,8 @@ struct State {
     used: Instant,
     /// What has run here.
     loaded: HashSet<Digest>,
+    /// What it says that it has at work.
+    reports: Reports,
 }
 
 impl std::fmt::Debug for State {
@@ -103,6 +106,16 @@ impl Process {
     /// Whether this package has run here.
     pub(super) fn is_loaded(&self, package: Digest) -> bool {
         self.lock().loaded.contains(&package)
+    }
+
+    /// What it has at work, as far as it tells.
+    pub(super) fn load(&self) -> WorkerLoad {
+        self.lock().reports.load()
+    }
+
+    /// Memory that the load of this package took there, as far as it tells.
+    pub(super) fn bytes_of(&self, package: Digest) -> u64 {
+        self.lock().reports.bytes_of(package)
     }
 
     pub(super) fn is_closed(&self) -> bool {

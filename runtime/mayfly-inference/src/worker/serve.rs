@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::arena::Arena;
 use super::message::{Begin, Fault, FromWorker, Order, Task, ToWorker, decode, encode, short};
+use super::report::Report;
 use super::room;
 use super::sandbox::{self, Bounds};
 use super::socket::{Received, Socket};
@@ -199,6 +200,7 @@ impl Worker {
             ToWorker::Read { run, tokens } => self.pass_on(run, Word::Read(tokens)),
             ToWorker::EndChoice { run, choice } => self.pass_on(run, Word::EndChoice(choice)),
             ToWorker::Cancel { run } => self.pass_on(run, Word::Cancel),
+            ToWorker::Report => self.say(&FromWorker::Report(Report::of(&self.inference)), &[]),
         }
         Ok(())
     }

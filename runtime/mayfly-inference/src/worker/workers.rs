@@ -18,6 +18,7 @@ use super::config::WorkerSettings;
 use super::crashes::Crashes;
 use super::message::GenerationBounds;
 use super::process::{End, Process, Start};
+use super::report::WorkerLoad;
 use super::room::Room;
 use super::sandbox;
 use crate::{Caller, Device, LoadError, RunError, StartError, WorkerError};
@@ -42,6 +43,8 @@ pub struct WorkerState {
     pub runs_open: usize,
     /// Since its last run ended; none while it works.
     pub idle: Option<Duration>,
+    /// What it has at work, as far as it tells.
+    pub load: WorkerLoad,
 }
 
 /// All of them.
@@ -146,12 +149,21 @@ impl Workers {
         }
     }
 
+    /// Memory that the load of this package took in the process that `owner` has now, as far as that tells.
+    pub(crate) fn bytes_of(&self, owner: u128, package: Digest, device: Device) -> u64 {
+        match self.0.lock().get(&(owner, device)).and_then(|slot| slot.live.as_ref()) {
+            Some(Live::Ready(process)) if !process.is_closed() => process.bytes_of(package),
+            _ => 0,
+        }
+    }
+
     /// What is there now.
     pub(crate) fn state(&self) -> WorkersState {
         let slots = self.0.lock();
         let worker = |(&(owner, device), slot): (&Key, &Slot)| match &slot.live {
             Some(Live::Ready(process)) => {
-                Some(WorkerState { owner, device, pid: process.pid(), runs_open: process.open(), idle: process.idle() })
+                let (pid, runs_open, idle) = (process.pid(), process.open(), process.idle());
+                Some(WorkerState { owner, device, pid, runs_open, idle, load: process.load() })
             }
             _ => None,
         };

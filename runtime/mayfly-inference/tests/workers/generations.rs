@@ -11,7 +11,7 @@ use mayfly_inference::{
 };
 
 use crate::reader::{Ask, greedy, prompt, question, whole};
-use crate::scene::{ONE, Scene, TWO, kill, pid, quick, until};
+use crate::scene::{ONE, Run, Scene, TWO, kill, pid, quick, until};
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -30,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("no_more_generations_at_once_than_may", no_more_generations_at_once_than_may),
         trial("a_reader_that_takes_nothing_is_cut", a_reader_that_takes_nothing_is_cut),
         trial("a_model_too_large_for_its_process_is_said_to_be", a_model_too_large_for_its_process),
+        trial("what_a_process_has_at_work_is_counted", what_it_has_at_work_is_counted),
         trial("slots_are_as_many_as_a_process_has_memory_for", slots_are_as_many_as_there_is_memory_for),
     ]
 }
@@ -67,6 +68,35 @@ async fn gives_what_it_gives_here(scene: Scene) {
             assert!(charged.ran > Duration::ZERO);
         }
     }
+    assert_eq!(inference.workers().crashes_total, 0);
+}
+
+async fn what_it_has_at_work_is_counted(scene: Scene) {
+    let inference = scene.start(quick());
+    let (chat, add) = (scene.chat_model(), scene.package("add"));
+    let load = |owner| {
+        let all = inference.workers().workers;
+        all.into_iter().find(|worker| worker.owner == owner).map(|worker| worker.load).unwrap_or_default()
+    };
+    // One that nobody reads: it keeps its slot.
+    let ask = Ask::long(&chat, ONE);
+    let generation = ask.apart(&inference).await.unwrap();
+    Run::of(&inference, TWO, &add).go(crate::scene::add(1.0, 2.0)).await.unwrap();
+    until("it is at work", || load(ONE).sequences == 1).await;
+    let at_work = load(ONE);
+    assert_eq!((at_work.models, at_work.waiting), (1, 0), "{at_work:?}");
+    assert!(at_work.slots >= 2 && at_work.kv_tokens > 0 && at_work.kv_tokens < at_work.kv_tokens_max, "{at_work:?}");
+    assert!(at_work.state_bytes > 0, "{at_work:?}");
+    let of = |owner, package: &Arc<mayfly_inference::Package>| {
+        inference.bytes_apart(owner, package.digest(), mayfly_inference::Device::Cpu)
+    };
+    assert_eq!(of(ONE, &chat), at_work.model_bytes);
+    assert_eq!((of(TWO, &chat), of(ONE, &add)), (0, 0), "of its own process only");
+    until("who has nothing to do has told of what is loaded", || load(TWO).models == 1).await;
+    assert_eq!((load(TWO).sequences, load(TWO).slots), (0, 0));
+    drop(generation);
+    until("it is over", || load(ONE).sequences == 0).await;
+    assert_eq!(load(ONE).slots, at_work.slots);
     assert_eq!(inference.workers().crashes_total, 0);
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
-use mayfly_inference::{Caller, Device, RunError, WorkerConfig, WorkerError};
+use mayfly_inference::{Caller, Device, RunError, WorkerConfig, WorkerError, WorkerLoad};
 use mayfly_types::ModelId;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_process_that_says_nothing_is_ended", a_process_that_says_nothing_is_ended),
         trial("a_process_that_reads_nothing_blocks_nobody", a_process_that_reads_nothing_blocks_nobody),
         trial("who_leaves_as_the_answer_comes_owes_it", leaves_as_it_comes),
+        trial("a_process_that_boasts_of_its_load_is_not_believed", boasts),
         trial("a_process_that_claims_its_space_without_writing_gives_zeros", claims_without_writing),
     ]
 }
@@ -42,6 +43,10 @@ const KINDS: &[&str] = &[
     "ready-again",
     "stopped-by-nobody",
     "oversized-packet",
+    "unasked-report",
+    "report-of-nonsense",
+    "report-of-many",
+    "report-twice",
     "flood",
     "exit",
 ];
@@ -57,6 +62,12 @@ pub(crate) fn worker(kind: &str) {
     assert!(order.contains("\"run\":1"), "{order}");
     let outputs =
         |values: &str| format!(r#"{{"outputs":{{"run":1,"load_us":null,"outputs":[{values}],"inline":true}}}}"#);
+    let report = |models: &str, figure: &str| {
+        let names = ["sequences", "slots", "waiting", "kv_tokens", "kv_tokens_max", "state_bytes"];
+        let figures: Vec<_> = names.iter().map(|name| format!(r#""{name}":{figure}"#)).collect();
+        format!(r#"{{"report":{{"models":[{models}],{}}}}}"#, figures.join(","))
+    };
+    let asked = || while hear() != r#""report""# {};
     let z = |dimensions: &str| format!(r#"{{"name":"z","element_type":"f32","dimensions":[{dimensions}]}}"#);
     match kind {
         "noise" => say(&[0xff; 100]),
@@ -79,6 +90,29 @@ pub(crate) fn worker(kind: &str) {
         "flood" => loop {
             tell(r#"{"started":{"run":1}}"#, &vec![b'x'; 60 << 10]);
         },
+        "unasked-report" => tell(&report("", "1"), &[]),
+        "report-of-nonsense" => {
+            asked();
+            tell(&report("", "-1"), &[]);
+        }
+        "report-of-many" => {
+            asked();
+            let model = |number: u32| format!(r#"{{"package":"sha256:{number:064x}","bytes":1}}"#);
+            tell(&report(&(0..300).map(model).collect::<Vec<_>>().join(","), "1"), &[]);
+        }
+        "report-twice" => {
+            asked();
+            tell(&report("", "1"), &[]);
+            tell(&report("", "1"), &[]);
+        }
+        "boasts" => {
+            let all = u64::MAX.to_string();
+            let model = format!(r#"{{"package":"sha256:{:064x}","bytes":{all}}}"#, 7);
+            loop {
+                asked();
+                tell(&report(&model, &all), &[]);
+            }
+        }
         "exit" => std::process::exit(3),
         "silent" => {}
         "answers" => tell(&outputs(&z("1")), &[0; 4]),
@@ -168,6 +202,23 @@ async fn leaves_as_it_comes(scene: Scene) {
         assert!(matches!(ran, Ok(_) | Err(RunError::Stopped { started: true })), "{ran:?}");
         assert_eq!(begun.load(Ordering::SeqCst), 1);
     }
+}
+
+async fn boasts(scene: Scene) {
+    let config = WorkerConfig { memory_bytes_max: 1 << 30, sessions_max: 3, ..quick() };
+    let most = config.clone();
+    let inference = scene.start_with_child(config, program(&scene, "boasts"));
+    let run = Run::of(&inference, ONE, &scene.package("add")).within(Duration::from_secs(20));
+    let running = run.spawn(add(1.0, 2.0));
+    let load = || inference.workers().workers.first().map(|worker| worker.load).unwrap_or_default();
+    until("it has told", || load() != WorkerLoad::default()).await;
+    let told = load();
+    assert_eq!((told.models, told.model_bytes), (1, most.memory_bytes_max), "no more than it may have");
+    assert!(told.sequences <= told.slots && told.slots <= 3 * 256 && told.waiting <= 1 << 20, "{told:?}");
+    assert!(told.kv_tokens <= told.kv_tokens_max && told.state_bytes < 1 << 50, "{told:?}");
+    assert_eq!(inference.bytes_apart(ONE, run.package.digest(), mayfly_inference::Device::Cpu), 0, "another package");
+    assert_eq!(inference.workers().crashes_total, 0);
+    running.abort();
 }
 
 async fn claims_without_writing(scene: Scene) {

@@ -141,12 +141,15 @@ fn node_line(node: &Node, data: &[Entry]) -> String {
         ("instances", node.instances.map(u64::from)),
         ("code mapped", node.code_mapped),
         ("models loaded", node.models_loaded),
+        // Hosts that have no such models need no word of them.
+        ("models apart", node.models_loaded_apart.filter(|count| *count > 0)),
         ("deployments", node.deployments),
     ];
     for (what, count) in counts {
         text.extend(count.map(|count| format!("  {what} {count}")));
     }
-    for (what, size) in [("models", node.model_bytes), ("process", node.resident_bytes)] {
+    let apart = node.model_bytes_apart.filter(|bytes| *bytes > 0);
+    for (what, size) in [("models", node.model_bytes), ("models apart", apart), ("process", node.resident_bytes)] {
         text.extend(size.map(|size| format!("  {what} {}", bytes(size))));
     }
     text

@@ -7,6 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Process;
 use crate::WorkerError;
+use crate::worker::message::ToWorker;
 use crate::worker::socket::Received;
 
 /// While it works a process is looked at this often, should nothing happen.
@@ -90,6 +91,9 @@ impl Process {
             return Some(End::Crashed("a generation went on after its end (workers.stop_ms_max)".to_owned()));
         }
         self.speak(&mut state);
+        if state.reports.is_due(now, state.open() > 0, state.used) && self.tell(&ToWorker::Report) {
+            state.reports.asked(now);
+        }
         if state.open() == 0 && state.used.elapsed() >= self.idle {
             state.closed = true;
             return Some(End::Closed);

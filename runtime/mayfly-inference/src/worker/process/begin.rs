@@ -15,6 +15,7 @@ use crate::worker::arena::{Arena, Places};
 use crate::worker::config::{WorkerChild, WorkerConfig};
 use crate::worker::flight::Shares;
 use crate::worker::message::{Begin, FromWorker, GenerationBounds, ToWorker, decode, encode};
+use crate::worker::report::{Most, Reports};
 use crate::worker::room::Room;
 use crate::worker::socket::{Received, Socket};
 
@@ -52,6 +53,7 @@ impl Process {
         });
         let packet = encode(&begin, &[]).map_err(|error| error.to_string())?;
         socket.send(&packet, Some(arena.file())).map_err(|error| format!("it takes nothing: {error}"))?;
+        let most = Most { sessions: config.sessions_max, memory_bytes: config.memory_bytes_max, generation };
         let process = Self {
             socket,
             arena,
@@ -74,6 +76,7 @@ impl Process {
                 failed: false,
                 used: Instant::now(),
                 loaded: HashSet::new(),
+                reports: Reports::new(most, Instant::now()),
             }),
             brought: Mutex::default(),
             freed: Notify::new(),

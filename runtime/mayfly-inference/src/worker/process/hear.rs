@@ -62,6 +62,7 @@ impl Process {
             FromWorker::Admitted { run } => self.admitted(run),
             FromWorker::Prefill { run, cached } => self.prefill(run, cached),
             FromWorker::Piece { run, piece } => self.piece(run, &piece, data),
+            FromWorker::Report(report) => self.lock().reports.told(report),
         }
     }
 
