@@ -17,7 +17,6 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
 
 use crate::background::{Background, Next};
-use crate::cpu::Habit;
 use crate::state::GuestState;
 use crate::stored::Stored;
 use crate::{CodeError, Config};
@@ -26,8 +25,6 @@ use crate::{CodeError, Config};
 pub struct Code {
     digest: Digest,
     pre: ProxyPre<GuestState>,
-    /// How long the polls of its instances are.
-    pub(crate) habit: Arc<Habit>,
 }
 
 impl Code {
@@ -214,7 +211,7 @@ impl Source {
     fn map(&self, digest: Digest) -> Result<Code, CodeError> {
         let path = self.stored.verified(digest)?;
         match load(&self.engine, &self.linker, &path) {
-            Ok(pre) => Ok(Code { digest, pre, habit: Arc::default() }),
+            Ok(pre) => Ok(Code { digest, pre }),
             Err(error) => {
                 tracing::warn!(%digest, error = format!("{error:#}"), "stored code does not fit this engine");
                 Err(CodeError::Damaged)

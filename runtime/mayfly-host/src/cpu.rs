@@ -3,14 +3,10 @@
 //! Counted on the thread's own CPU clock while the guest's future is polled, so a busy machine does not make a call
 //! dearer. Host code that a guest calls and that runs in the same poll (copying a tensor, say) is counted too; waiting
 //! and work on other threads are not.
-//!
-//! That clock is a system call, two of which take as long as a tenth of a short guest's work. Code whose polls have all
-//! been short for a while is timed by the wall clock instead, and no poll so timed counts for more than a short one:
-//! the first that is longer is the last, see [`Habit`].
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,127 +21,34 @@ pub(crate) struct CpuExceeded {
     pub(crate) limit_ms: u64,
 }
 
-/// A poll that takes no longer is short, in nanoseconds: of a fresh handler that computes little, it is all of its work.
-const SHORT_NANOS: u64 = 100_000;
-/// So many short polls in a row make a habit.
-const HABIT_POLLS: u32 = 256;
-
 /// CPU time of the calling thread, in nanoseconds.
 pub(crate) fn thread_nanos() -> u64 {
-    nanos(ClockId::ThreadCPUTime)
-}
-
-fn nanos(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
+    let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-/// How long the polls of one component's instances are.
-///
-/// By the wall clock, a poll that the system interrupts looks longer than it was, and counts for [`SHORT_NANOS`] at most; a
-/// long one, which ends at a tick at the latest unless it is in the host, counts for that only, too. Either way the next
-/// [`HABIT_POLLS`] are counted exactly: so of each that many at most one is wrong, by at most the one or the other.
-#[derive(Debug, Default)]
-pub(crate) struct Habit {
-    /// Short polls in a row.
-    short: AtomicU32,
-}
-
-impl Habit {
-    fn is_short(&self) -> bool {
-        self.short.load(Ordering::Relaxed) >= HABIT_POLLS
-    }
-
-    /// A poll took so long.
-    fn saw(&self, nanos: u64) {
-        if nanos > SHORT_NANOS {
-            self.short.store(0, Ordering::Relaxed);
-        } else if !self.is_short() {
-            self.short.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// When a poll began.
-#[derive(Debug, Clone, Copy)]
-enum Began {
-    /// By the thread's clock.
-    Exactly(u64),
-    /// By the wall clock.
-    About(u64),
-}
-
-impl Began {
-    fn now(about: bool) -> Self {
-        if about { Self::About(nanos(ClockId::Monotonic)) } else { Self::Exactly(thread_nanos()) }
-    }
-
-    /// What a poll that ended now would count for, and how long it took.
-    fn count(self) -> (u64, u64) {
-        match self {
-            Self::Exactly(since) => {
-                let took = thread_nanos().saturating_sub(since);
-                (took, took)
-            }
-            Self::About(since) => {
-                let took = nanos(ClockId::Monotonic).saturating_sub(since);
-                (took.min(SHORT_NANOS), took)
-            }
-        }
-    }
 }
 
 /// The meter of one call.
 #[derive(Debug, Default)]
 pub(crate) struct CpuMeter {
-    habit: Arc<Habit>,
     /// Of polls that have ended.
     used: AtomicU64,
-    /// The clock when the running poll began; 0 between polls.
+    /// The thread's clock when the running poll began; 0 between polls.
     since: AtomicU64,
-    /// That clock is the wall's.
-    about: AtomicBool,
     /// The guest has given way at a tick since the last look.
     yielded: AtomicBool,
 }
 
 impl CpuMeter {
-    /// Of a call that runs the component with this habit.
-    pub(crate) fn new(habit: Arc<Habit>) -> Self {
-        Self { habit, ..Self::default() }
-    }
-
-    fn begin(&self) -> Began {
-        let about = self.habit.is_short();
-        let began = Began::now(about);
-        let (Began::Exactly(since) | Began::About(since)) = began;
-        self.about.store(about, Ordering::Relaxed);
-        self.since.store(since.max(1), Ordering::Relaxed);
-        began
-    }
-
-    /// What the poll that began then counts for.
-    fn end(&self, began: Began) -> u64 {
-        self.since.store(0, Ordering::Relaxed);
-        let (counts, took) = began.count();
-        self.habit.saw(took);
-        self.used.fetch_add(counts, Ordering::Relaxed);
-        counts
-    }
-
     /// The guest gives way at a tick: it has more to compute, and waits for nothing.
     pub(crate) fn note_yield(&self) {
         self.yielded.store(true, Ordering::Relaxed);
     }
 
-    /// CPU time so far, the running poll's included when read inside it (on its thread).
+    /// CPU time so far. Exact when read inside a poll (on its thread) or between polls.
     pub(crate) fn used(&self) -> Duration {
-        let running = match self.since.load(Ordering::Relaxed) {
-            0 => 0,
-            since if self.about.load(Ordering::Relaxed) => Began::About(since).count().0,
-            since => Began::Exactly(since).count().0,
-        };
+        let since = self.since.load(Ordering::Relaxed);
+        let running = if since == 0 { 0 } else { thread_nanos().saturating_sub(since) };
         Duration::from_nanos(self.used.load(Ordering::Relaxed).saturating_add(running))
     }
 
@@ -207,9 +110,12 @@ impl<F: Future> Future for Metered<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let Self { inner, meter, ticker, last_nanos, burst_nanos, yielded } = &mut *self;
         let _ticks = ticker.ticks();
-        let began = meter.begin();
+        let start = thread_nanos();
+        meter.since.store(start.max(1), Ordering::Relaxed);
         let polled = inner.as_mut().poll(cx);
-        *last_nanos = meter.end(began);
+        meter.since.store(0, Ordering::Relaxed);
+        *last_nanos = thread_nanos().saturating_sub(start);
+        meter.used.fetch_add(*last_nanos, Ordering::Relaxed);
         *yielded = meter.yielded.swap(false, Ordering::Relaxed);
         *burst_nanos = if *yielded { burst_nanos.saturating_add(*last_nanos) } else { 0 };
         polled
@@ -249,37 +155,6 @@ mod tests {
         .await;
         assert!(meter.settled() >= Duration::from_millis(3));
         assert_eq!(meter.used(), meter.settled());
-    }
-
-    #[tokio::test]
-    async fn who_was_short_for_long_is_counted_exactly_again_after_one_that_is_not() {
-        let (habit, ticker) = (Arc::new(Habit::default()), ticker());
-        let poll = async |work: Duration| {
-            let meter = Arc::new(CpuMeter::new(Arc::clone(&habit)));
-            let inside = Arc::clone(&meter);
-            let guest = async move {
-                let start = thread_nanos();
-                while Duration::from_nanos(thread_nanos() - start) < work {}
-                inside.used()
-            };
-            let seen = Metered::new(guest, Arc::clone(&meter), Arc::clone(&ticker)).await;
-            assert!(seen <= meter.settled());
-            meter.settled()
-        };
-        // The system may make a short one long; it is no habit then.
-        for _ in 0..1_000_000 {
-            if habit.is_short() {
-                break;
-            }
-            poll(Duration::ZERO).await;
-        }
-        assert!(habit.is_short());
-        let long = Duration::from_millis(2);
-        assert_eq!(poll(long).await, Duration::from_nanos(SHORT_NANOS), "the one it may be wrong by");
-        for _ in 0..3 {
-            assert!(poll(long).await >= long, "exactly");
-        }
-        assert!(poll(Duration::ZERO).await < long);
     }
 
     #[tokio::test]

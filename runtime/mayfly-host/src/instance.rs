@@ -121,7 +121,7 @@ impl Instance {
             }
             Found::Free(place) => Live { store: store(inner, invocation), proxy: None, answered: 0, _place: place },
         };
-        let meter = Arc::new(CpuMeter::new(Arc::clone(&invocation.code.habit)));
+        let meter = Arc::new(CpuMeter::default());
         begin_request(live.store.data_mut(), request(inner, inference, invocation, call, clock, &meter), invocation);
         live.store.set_epoch_deadline(1);
         let (sender, end) = oneshot::channel();
