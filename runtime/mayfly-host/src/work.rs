@@ -133,7 +133,8 @@ mod tests {
                 spin(Duration::from_millis(2));
                 yields(&inside).await;
                 seen.push(thread());
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                // Long enough not to be over before it is looked at.
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 seen.push(thread());
                 seen
             })
