@@ -8,7 +8,11 @@ use crate::harness::{Server, WHOLE_ANSWERS, guest, header, refused};
 const METER: &str = "/d/default/meter/?rows=3";
 
 async fn priced() -> Server {
-    let server = Server::start_metered(&[WHOLE_ANSWERS]).await;
+    priced_with(&[]).await
+}
+
+async fn priced_with(settings: &[(&str, &str)]) -> Server {
+    let server = Server::start_metered(settings).await;
     server.price("rows", "1");
     server
 }
@@ -26,7 +30,7 @@ async fn check_billed(server: &Server, rows: i64) {
 
 #[tokio::test]
 async fn the_same_request_is_answered_again_and_billed_once() {
-    let server = priced().await;
+    let server = priced_with(&[WHOLE_ANSWERS]).await;
     let key = server.key.clone();
     let first = post(&server, &key, METER, "body").await;
     assert_eq!((first.status().as_u16(), header(&first, "x-mayfly-replayed")), (200, String::new()));

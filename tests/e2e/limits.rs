@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, WHOLE_ANSWERS, guest, header, refused, tiny_model};
+use crate::harness::{Server, guest, header, refused, tiny_model};
 
 /// A server with `embeddings` (one input token costs 1 once it is priced) and `hostile`, and a key for calls.
 struct Scene {
@@ -19,15 +19,17 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let server = Server::start_with(&[WHOLE_ANSWERS]);
+        let server = Server::start();
         server.add_model("embedder", &tiny_model("embedder"));
         server.cli_json(&["deploy", "builtin:embeddings", "--model", "embedder"]);
         server.deploy_guest("hostile", "hostile", json!({})).await;
         let (key, secret) = server.call_key(json!({})).await;
         let mut scene = Self { server, key, secret, text_tokens: 0, spent: 0 };
         let response = scene.embed(1).await;
-        let tokens = header(&response, "x-mayfly-usage-input-tokens");
-        scene.text_tokens = tokens.parse().unwrap_or_else(|_| panic!("{response:?}"));
+        let id = header(&response, "x-request-id");
+        response.bytes().await.unwrap();
+        let record = scene.server.settled(&id).await;
+        scene.text_tokens = record["usage"]["input_tokens"].as_u64().unwrap_or_else(|| panic!("{record}"));
         scene
     }
 
