@@ -119,10 +119,19 @@ proptest! {
         }
         calm(&mut device);
         prop_assert!(device.waits.is_empty() && device.queue.iter().all(|(_, _, stands, _)| *stands), "{device:?}");
-        // Who waited for good got it, unless its load failed: in the calm nobody else is refused.
+        // Who waited for good got it, unless its load failed: in the calm nobody else is refused. Those that stand and let
+        // nobody go for them come once what is there has idled out, one after the other; then these go, too.
+        for _ in 0..2 * device.queue.len() + 2 {
+            device.now += device.settings.idle_ns;
+            device.settle(|_| false);
+            let bytes = device.loading().map(|id| device.known[&id].bytes);
+            device.load_ends(bytes);
+            device.unloads_end();
+        }
         device.now += device.settings.idle_ns;
         device.settle(|_| false);
-        prop_assert!(device.known.values().all(|known| known.state == State::Leaving));
+        prop_assert!(device.queue.is_empty(), "{device:?}");
+        prop_assert!(device.known.values().all(|known| known.state == State::Leaving), "{device:?}");
     }
 
     /// Under work that never rests for long, the order of arrival is all that counts among loads of one size.
