@@ -1,9 +1,10 @@
 //! The last lines each deployment wrote, in bounded memory. Lines are kept as written: whoever shows them strips
 //! control characters.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lru::LruCache;
 use mayfly_host::{LogLine, LogSink, LogStream};
 use mayfly_types::{DeploymentId, RequestId};
 use tokio::sync::broadcast;
@@ -42,26 +43,16 @@ struct Inner {
 #[derive(Debug)]
 struct Rings {
     deployments_max: usize,
-    /// Counts the lines: who was looked up last has the highest.
-    turn: u64,
-    all: HashMap<DeploymentId, (u64, Arc<Ring>)>,
+    all: LruCache<DeploymentId, Arc<Ring>>,
 }
 
 impl Rings {
     /// The deployment's own, made if it has none; the one that has been silent for the longest makes room.
     fn of(&mut self, deployment: DeploymentId) -> Arc<Ring> {
-        self.turn = self.turn.saturating_add(1);
-        if let Some((turn, ring)) = self.all.get_mut(&deployment) {
-            *turn = self.turn;
-            return Arc::clone(ring);
+        if self.all.len() >= self.deployments_max && !self.all.contains(&deployment) {
+            self.all.pop_lru();
         }
-        if self.all.len() >= self.deployments_max {
-            let silent = self.all.iter().min_by_key(|(_, (turn, _))| *turn).map(|(deployment, _)| *deployment);
-            silent.and_then(|silent| self.all.remove(&silent));
-        }
-        let ring = Arc::<Ring>::default();
-        self.all.insert(deployment, (self.turn, Arc::clone(&ring)));
-        ring
+        Arc::clone(self.all.get_or_insert(deployment, Arc::default))
     }
 }
 
@@ -84,15 +75,15 @@ impl LogBook {
             bytes_max: size(config.log_bytes_per_deployment_max),
             rings: Mutex::new(Rings {
                 deployments_max: size(config.log_deployments_max).max(1),
-                turn: 0,
-                all: HashMap::new(),
+                // With a bound it would take all of its room at once.
+                all: LruCache::unbounded(),
             }),
         }))
     }
 
     /// The last `limit` lines, oldest first.
     pub fn tail(&self, deployment: DeploymentId, limit: usize) -> Vec<LogEntry> {
-        let ring = self.0.lock().all.get(&deployment).map(|(_, ring)| Arc::clone(ring));
+        let ring = self.0.lock().all.peek(&deployment).map(Arc::clone);
         let Some(ring) = ring else { return Vec::new() };
         let lines = ring.lock();
         let skipped = lines.kept.len().saturating_sub(limit);

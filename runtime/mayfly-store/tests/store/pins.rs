@@ -7,7 +7,7 @@ use mayfly_registry::*;
 use mayfly_store::Store;
 use mayfly_types::*;
 
-use crate::world::{World, name};
+use crate::world::{World, name, until};
 
 const CPU: Device = Device::Cpu;
 
@@ -22,16 +22,6 @@ fn kept(world: &World, owner: Owner) -> Option<Vec<String>> {
 
 fn package(bytes: &[u8]) -> Option<Vec<String>> {
     Some(vec![Digest::of(bytes).hex()])
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what}: not within 10 s");
 }
 
 /// One model of a keeper may be kept.

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use mayfly_registry::*;
 use mayfly_store::Store;
 use mayfly_types::*;
 
-use crate::world::{CountingTools, World, name, request};
+use crate::world::{CountingTools, World, name, request, until};
 
 fn warm() -> ScaleSpec {
     ScaleSpec { min_warm: Some(1), ..ScaleSpec::default() }
@@ -31,16 +30,6 @@ fn kept(tools: &CountingTools, deployment: DeploymentId) -> Option<Vec<String>> 
 
 fn one(name: &str) -> Option<Vec<String>> {
     Some(vec![name.to_owned()])
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what}: not within 10 s");
 }
 
 fn world() -> World {

@@ -221,3 +221,14 @@ pub(crate) fn call_key(project: &Project) -> KeyRequest {
         ..KeyRequest::default()
     }
 }
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{what}: not within 10 s");
+}
