@@ -26,7 +26,7 @@ pub struct Config {
     pub compile_bytes_max: u64,
     /// Bytes of an uploaded component.
     pub component_bytes_max: u64,
-    /// Milliseconds between two epoch ticks; guests yield at each.
+    /// Milliseconds between two epoch ticks; guests that compute yield at each.
     pub epoch_tick_ms: u64,
     /// After its body ended, a handler may go on this long; its calls to models fail.
     pub body_end_grace_ms: u64,

@@ -28,6 +28,9 @@ pub(crate) fn thread_nanos() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// A poll in which a guest has computed for less than this goes on at a tick.
+const SHORT_POLL: Duration = Duration::from_micros(500);
+
 /// The meter of one call.
 #[derive(Debug, Default)]
 pub(crate) struct CpuMeter {
@@ -47,9 +50,13 @@ impl CpuMeter {
 
     /// CPU time so far. Exact when read inside a poll (on its thread) or between polls.
     pub(crate) fn used(&self) -> Duration {
+        self.settled().saturating_add(self.running())
+    }
+
+    /// CPU time of the running poll; read on its thread.
+    fn running(&self) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
-        let running = if since == 0 { 0 } else { thread_nanos().saturating_sub(since) };
-        Duration::from_nanos(self.used.load(Ordering::Relaxed).saturating_add(running))
+        Duration::from_nanos(if since == 0 { 0 } else { thread_nanos().saturating_sub(since) })
     }
 
     /// CPU time of the polls that have ended; may be read from any thread.
@@ -62,10 +69,17 @@ impl CpuMeter {
         self.used.fetch_add(nanos, Ordering::Relaxed);
     }
 
+    /// At a tick within a poll. Whether the guest gives way: not if it has hardly run since the poll began, as one whose
+    /// thread had to wait for a core.
+    ///
     /// # Errors
     /// [`CpuExceeded`] once the limit is passed.
-    pub(crate) fn check(&self, limit_ms: u64) -> Result<(), CpuExceeded> {
-        if self.used() > Duration::from_millis(limit_ms) { Err(CpuExceeded { limit_ms }) } else { Ok(()) }
+    pub(crate) fn tick(&self, limit_ms: u64) -> Result<bool, CpuExceeded> {
+        let running = self.running();
+        if self.settled().saturating_add(running) > Duration::from_millis(limit_ms) {
+            return Err(CpuExceeded { limit_ms });
+        }
+        Ok(running >= SHORT_POLL)
     }
 }
 
@@ -144,9 +158,10 @@ mod tests {
         let inside = Arc::clone(&meter);
         Metered::new(
             async move {
+                assert_eq!(inside.tick(1_000), Ok(false), "it has hardly begun");
                 spin(Duration::from_millis(3));
-                assert!(inside.check(2).is_err(), "over the limit, seen from inside");
-                assert!(inside.check(1_000).is_ok());
+                assert_eq!(inside.tick(2), Err(CpuExceeded { limit_ms: 2 }), "over the limit, seen from inside");
+                assert_eq!(inside.tick(1_000), Ok(true), "long enough to give way");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             },
             Arc::clone(&meter),

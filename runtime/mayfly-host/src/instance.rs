@@ -215,7 +215,9 @@ fn store(inner: &Inner, invocation: &Invocation) -> Store<GuestState> {
     store.limiter(|state| &mut state.limiter);
     store.set_max_component_handles(handles_max(invocation));
     store.epoch_deadline_callback(|store| {
-        store.data().tick()?;
+        if !store.data().tick()? {
+            return Ok(UpdateDeadline::Continue(1));
+        }
         // Tokio's own yield lets timers and sockets be served before this guest runs on.
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });

@@ -50,12 +50,17 @@ pub(crate) struct RequestState {
 pub(crate) const IN_A_REQUEST: &str = "a guest runs within a request only";
 
 impl GuestState {
-    /// At a tick: the guest gives way, or has used up its time.
-    pub(crate) fn tick(&self) -> Result<(), CpuExceeded> {
+    /// At a tick: whether the guest gives way.
+    ///
+    /// # Errors
+    /// [`CpuExceeded`]: it has used up its time.
+    pub(crate) fn tick(&self) -> Result<bool, CpuExceeded> {
         let request = self.request.as_ref().expect(IN_A_REQUEST);
-        request.meter.check(request.guest_cpu_ms_max)?;
-        request.meter.note_yield();
-        Ok(())
+        let gives_way = request.meter.tick(request.guest_cpu_ms_max)?;
+        if gives_way {
+            request.meter.note_yield();
+        }
+        Ok(gives_way)
     }
 }
 

@@ -57,6 +57,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         }
         for (_, python, rates, latencies) in &mut pythons {
             let Ok(python) = python else { continue };
+            let _turn = python.turn()?;
             let (rate, seen) = load(python.address(), &python.request(SENTENCE), CONNECTIONS, length)?;
             if round > 0 {
                 rates.push(rate);

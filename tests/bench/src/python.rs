@@ -1,4 +1,5 @@
-//! Python servers as peers: the same model behind HTTP, batching on.
+//! Python servers as peers: the same model behind HTTP, batching on. One runs in its own turns only: LitServe takes a tenth of a
+//! core when it has nothing to do, which the others' rounds would pay.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -7,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::Bench;
@@ -53,7 +55,8 @@ pub(crate) const BENTOML: Kind = Kind {
     vector: "/0",
 };
 
-/// One that runs. Dropping it ends all of its processes.
+/// One that is there. Dropping it ends all of its processes.
+#[derive(Debug)]
 pub(crate) struct Python {
     kind: &'static Kind,
     child: Child,
@@ -92,7 +95,19 @@ impl Python {
         let mut peer = Self { kind, child, address, version };
         peer.wait()?;
         peer.check(text, expected)?;
+        peer.signal(Signal::STOP)?;
         Ok(peer)
+    }
+
+    /// Its turn: it runs until this goes.
+    pub(crate) fn turn(&self) -> anyhow::Result<Turn<'_>> {
+        self.signal(Signal::CONT)?;
+        Ok(Turn(self))
+    }
+
+    /// To all of its processes: they are a group.
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        kill_process_group(Pid::from_child(&self.child), signal).with_context(|| format!("stopping {}", self.kind.name))
     }
 
     fn wait(&mut self) -> anyhow::Result<()> {
@@ -138,8 +153,20 @@ impl Python {
     }
 }
 
+/// See [`Python::turn`].
+#[derive(Debug)]
+pub(crate) struct Turn<'a>(&'a Python);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // One that has ended is found out by its next request.
+        let _ = self.0.signal(Signal::STOP);
+    }
+}
+
 impl Drop for Python {
     fn drop(&mut self) {
+        let _ = self.signal(Signal::CONT);
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }

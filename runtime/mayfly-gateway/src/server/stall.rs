@@ -9,6 +9,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+/// What is written from several places and is this short is copied together first: the system takes one place for less.
+const JOINED_BYTES_MAX: usize = 2048;
+
 /// `stream`, with a limit on how long a write may wait.
 #[derive(Debug)]
 pub(super) struct Stalling<S> {
@@ -53,7 +56,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let mut together = [0; JOINED_BYTES_MAX];
+        let poll = match joined(&mut together, slices) {
+            Some(bytes) => Pin::new(&mut self.stream).poll_write(cx, bytes),
+            None => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+        };
         self.check(cx, poll)
     }
 
@@ -67,5 +74,33 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// All of `slices`, one behind the other in `room`; none if they do not fit.
+fn joined<'a>(room: &'a mut [u8], slices: &[io::IoSlice<'_>]) -> Option<&'a [u8]> {
+    let mut end = 0_usize;
+    for slice in slices {
+        let begin = end;
+        end = begin.checked_add(slice.len())?;
+        room.get_mut(begin..end)?.copy_from_slice(slice);
+    }
+    Some(&room[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use io::IoSlice;
+
+    use super::*;
+
+    #[test]
+    fn what_fits_is_joined() {
+        let mut room = [0; 5];
+        let slices = |parts: &[&'static str]| parts.iter().map(|part| IoSlice::new(part.as_bytes())).collect::<Vec<_>>();
+        assert_eq!(joined(&mut room, &slices(&["ab", "", "cde"])), Some(&b"abcde"[..]));
+        assert_eq!(joined(&mut room, &slices(&["x"])), Some(&b"x"[..]));
+        assert_eq!(joined(&mut room, &slices(&["ab", "cdef"])), None, "a byte too many");
+        assert_eq!(joined(&mut room, &[]), Some(&b""[..]));
     }
 }

@@ -100,9 +100,10 @@ impl NnState {
     async fn within_call<T>(&self, work: impl Future<Output = T>) -> Result<T, NnError> {
         tokio::select! {
             biased;
+            // First: most holds are there at once, and need no timer.
+            done = work => Ok(done),
             () = self.cancel.cancelled() => Err(NnError::closed()),
             () = tokio::time::sleep_until(self.deadline.into()) => Err(NnError::deadline()),
-            done = work => Ok(done),
         }
     }
 }

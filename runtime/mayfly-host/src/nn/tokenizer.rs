@@ -41,11 +41,16 @@ impl Stop {
     }
 
     fn check(&self) -> Result<(), NnError> {
+        self.check_after(self.cpu_used())
+    }
+
+    /// With `cpu_used` nanoseconds used.
+    fn check_after(&self, cpu_used: u64) -> Result<(), NnError> {
         if self.cancel.is_cancelled() {
             Err(NnError::closed())
         } else if Instant::now() >= self.deadline {
             Err(NnError::deadline())
-        } else if self.cpu_used() >= self.cpu_nanos_left {
+        } else if cpu_used >= self.cpu_nanos_left {
             Err(cpu_used_up(self.cpu_ms_max))
         } else {
             Ok(())
@@ -75,9 +80,10 @@ impl NnState {
         // Dropping this future stops work that has not ended.
         let _stops = cancel.clone().drop_guard();
         let work = move || {
+            // Each look at the clock is a call of the system.
             let stop = Stop { cancel, deadline, cpu_since: thread_nanos(), cpu_nanos_left, cpu_ms_max };
-            let result = stop.check().and_then(|()| work(&stop));
-            (result, stop.cpu_used())
+            let result = stop.check_after(0).and_then(|()| work(&stop));
+            (result, stop)
         };
         if bytes <= INLINE_BYTES_MAX {
             // The meter sees this thread by itself.
@@ -85,8 +91,8 @@ impl NnState {
         }
         let meter = Arc::clone(&self.meter);
         let counted = move || {
-            let (result, nanos) = work();
-            meter.add(nanos);
+            let (result, stop) = work();
+            meter.add(stop.cpu_used());
             result
         };
         self.within_call(tokio::task::spawn_blocking(counted))
@@ -143,15 +149,17 @@ impl NnState {
     }
 }
 
-/// Works on one text after the other, so that it can stop between two.
+/// Works on one text after the other, so that it can stop between two. Whoever begins has looked just before.
 fn each<T>(
     texts: &[String],
     stop: &Stop,
     work: impl Fn(&[String]) -> Result<Vec<T>, NnError>,
 ) -> Result<Vec<T>, NnError> {
     let mut done = Vec::with_capacity(texts.len());
-    for text in texts {
-        stop.check()?;
+    for (place, text) in texts.iter().enumerate() {
+        if place > 0 {
+            stop.check()?;
+        }
         done.extend(work(std::slice::from_ref(text))?);
     }
     Ok(done)
