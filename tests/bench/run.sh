@@ -26,6 +26,7 @@ language_models() {
 peer litserve litserve==0.2.19 onnxruntime==1.31.1 tokenizers==0.23.3
 peer bentoml bentoml==1.4.40 onnxruntime==1.31.1 tokenizers==0.23.3
 if [ "${1:-}" = --no-language-models ]; then shift; else language_models; fi
-cargo build --release --locked --quiet --workspace
+# Not the workspace's other programs: linking is minutes for each.
+cargo build --release --locked --quiet --package mayfly --package mayfly-bench
 export ORT_DISABLE_TELEMETRY=1 # read by the bare peers' library when it starts
 exec target/release/mayfly-bench --root "$root" "$@"

@@ -12,9 +12,10 @@ for argument in "$@"; do
     if [ "$argument" = --release ]; then profile=release; else arguments+=("$argument"); fi
 done
 flags=(--locked --quiet)
-[ "$profile" = release ] && flags+=(--release)
+# The whole workspace: another selection of packages would mean other features, and compiling everything again. Released,
+# linking is minutes for each program.
+if [ "$profile" = release ]; then flags+=(--release --package mayfly --package mayfly-crash); else flags+=(--workspace); fi
 ./runtime/setup.sh
 (cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
-# The whole workspace: another selection of packages would mean other features, and compiling everything again.
-cargo build "${flags[@]}" --workspace
+cargo build "${flags[@]}"
 exec "target/$profile/mayfly-crash" --root "$root" --binary "target/$profile/mayfly" "${arguments[@]}"

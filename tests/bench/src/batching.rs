@@ -31,6 +31,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     server.add_model("minilm", &package)?;
     server.deploy_builtin("embeddings", "embed", &[("model", "minilm")])?;
     let mut bare = Peer::open(bench, &package, threads)?;
+    let mut narrow = (0..threads).map(|_| Peer::open(bench, &package, 1)).collect::<Result<Vec<_>, _>>()?;
     ensure!(bare.tokens(SENTENCE)? == TOKENS, "the sentence has {} tokens", bare.tokens(SENTENCE)?);
     let body = format!("{{\"model\":\"embed\",\"input\":\"{SENTENCE}\"}}");
     let expected = bare.embed(&[SENTENCE])?.swap_remove(0);
@@ -42,18 +43,20 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
 
     let (rounds, seconds) = if bench.quick { (3, 3) } else { (7, 5) };
     let length = Duration::from_secs(seconds);
-    let (mut one, mut many) = (Vec::new(), Vec::new());
+    let (mut one, mut many, mut most) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ours, mut latencies) = (Vec::new(), Samples::default());
     for round in 0..=rounds {
         let (rate, seen) = load(server.data(), &Request::post(PATH, server.key(), &body), CONNECTIONS, length)?;
         let bare_one = rows_per_second(&mut bare, 1, length)?;
         let bare_many = rows_per_second(&mut bare, CONNECTIONS, length)?;
+        let bare_most = side_by_side(&mut narrow, CONNECTIONS / threads, length)?;
         // The first warms all sides.
         if round > 0 {
             ours.push(rate);
             latencies.extend(seen);
             one.push(bare_one);
             many.push(bare_many);
+            most.push(bare_most);
         }
         for (_, python, rates, latencies) in &mut pythons {
             let Ok(python) = python else { continue };
@@ -65,7 +68,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
             }
         }
     }
-    let (ours, one, many) = (median(&ours), median(&one), median(&many));
+    let (ours, one, many, most) = (median(&ours), median(&one), median(&many), median(&most));
     let (gain, bare_gain) = (ours / one, many / one);
     let said = format!("medians of {rounds} rounds of {seconds} s in turns, {TOKENS} tokens, {threads} threads");
     let gained = Row {
@@ -94,7 +97,8 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
                 target: "ratio at least 2.0",
                 pass: ours / theirs >= 2.0,
                 note: format!(
-                    "{CONNECTIONS} connections; {said}; peer: {}, {}, p50 {:.1} ms, p99 {:.1} ms",
+                    "{CONNECTIONS} connections; {said}; bare sessions of one thread side by side, and no server: {most:.0} rows/s, {:.2} times the peer; peer: {}, {}, p50 {:.1} ms, p99 {:.1} ms",
+                    most / theirs,
                     python.version(),
                     python.batches(),
                     latencies.median_ms(),
@@ -105,6 +109,15 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         Err(error) => Row::failed(name, &format!("{error:#}")),
     });
     Ok(std::iter::once(gained).chain(against_python).collect())
+}
+
+/// What the machine's cores can do with this model at most: each works by itself, and nobody is served.
+fn side_by_side(sessions: &mut [Peer], batch: usize, length: Duration) -> anyhow::Result<f64> {
+    std::thread::scope(|scope| {
+        let work = |session| scope.spawn(move || rows_per_second(session, batch, length));
+        let running: Vec<_> = sessions.iter_mut().map(work).collect();
+        running.into_iter().map(|one| one.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?).sum()
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]

@@ -75,6 +75,8 @@ impl Target for WorkerTarget {
             b"{\"written\":{\"run\":1}}",
             b"{\"admitted\":{\"run\":1}}",
             b"{\"failed\":{\"run\":1,\"fault\":\"stopped\"}}",
+            // Nobody has asked for one within a script's time: that is a breach, however it reads.
+            b"{\"report\":{\"models\":[],\"sequences\":1,\"slots\":1,\"waiting\":0,\"kv_tokens\":0,\"kv_tokens_max\":9,\"state_bytes\":0}}",
             b"\"run\":2",
             b"4294967295",
             b"18446744073709551616",
