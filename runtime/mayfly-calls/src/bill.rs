@@ -12,6 +12,12 @@ use mayfly_types::{Meter, Money};
 pub(crate) const TRAILERS: &str = "x-mayfly-usage, x-mayfly-usage-input-tokens, x-mayfly-usage-output-tokens, \
                                    x-mayfly-cost, x-mayfly-currency";
 
+const USAGE: HeaderName = HeaderName::from_static(headers::USAGE);
+const USAGE_INPUT_TOKENS: HeaderName = HeaderName::from_static(headers::USAGE_INPUT_TOKENS);
+const USAGE_OUTPUT_TOKENS: HeaderName = HeaderName::from_static(headers::USAGE_OUTPUT_TOKENS);
+const COST: HeaderName = HeaderName::from_static(headers::COST);
+const CURRENCY: HeaderName = HeaderName::from_static(headers::CURRENCY);
+
 /// Lines of a settlement. Empty if nothing is owed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bill(pub(crate) Vec<RowLine>);
@@ -37,16 +43,16 @@ impl Bill {
             *sum = sum.saturating_add(u64::try_from(line.quantity).unwrap_or(0));
         }
         let json = serde_json::to_string(&sums).expect("words and integers are always JSON");
-        head.insert(HeaderName::from_static(headers::USAGE), text(json));
+        head.insert(USAGE, text(json));
         let of = |meter| sums.get(&meter).copied();
         let input = of(Meter::InputTokens).unwrap_or(0).saturating_add(of(Meter::CachedInputTokens).unwrap_or(0));
         let output = of(Meter::OutputTokens).unwrap_or(0);
         if input > 0 || output > 0 {
-            head.insert(HeaderName::from_static(headers::USAGE_INPUT_TOKENS), HeaderValue::from(input));
-            head.insert(HeaderName::from_static(headers::USAGE_OUTPUT_TOKENS), HeaderValue::from(output));
+            head.insert(USAGE_INPUT_TOKENS, HeaderValue::from(input));
+            head.insert(USAGE_OUTPUT_TOKENS, HeaderValue::from(output));
         }
-        head.insert(HeaderName::from_static(headers::COST), text(self.cost().to_string()));
-        head.insert(HeaderName::from_static(headers::CURRENCY), currency.clone());
+        head.insert(COST, text(self.cost().to_string()));
+        head.insert(CURRENCY, currency.clone());
     }
 }
 

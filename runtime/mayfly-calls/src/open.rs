@@ -23,7 +23,12 @@ use crate::status::Counters;
 use crate::timing::Before;
 use crate::{Config, EndedCall, Observer, Seen, telemetry};
 
+const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
+const COLD: HeaderName = HeaderName::from_static(headers::COLD);
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Headers that are added to an answer, about: those of here, of limits, and of the bill.
+const NAMES_OF_OURS: usize = 18;
 
 /// An end whose row could not be written is tried again this often, with pauses that double.
 const RETRIES_MAX: u32 = 8;
@@ -196,9 +201,11 @@ impl OpenCall {
 
     /// What every answer carries.
     pub(crate) fn mark(&self, head: &mut HeaderMap, timings: &Timings) {
+        // Once, and not as one name after the other comes.
+        head.reserve(NAMES_OF_OURS);
         mark_id(head, self.id);
         let cold = self.before.cold(timings).as_str();
-        head.insert(HeaderName::from_static(headers::COLD), HeaderValue::from_static(cold));
+        head.insert(COLD, HeaderValue::from_static(cold));
         head.insert(SERVER_TIMING, self.before.server_timing(timings));
         if let Some(standing) = self.budget.standing() {
             mark_standing(head, &standing);
@@ -213,5 +220,5 @@ impl OpenCall {
 
 pub(crate) fn mark_id(head: &mut HeaderMap, id: RequestId) {
     let id = HeaderValue::try_from(id.to_string()).expect("an id is hexadecimal digits");
-    head.insert(HeaderName::from_static(headers::REQUEST_ID), id);
+    head.insert(REQUEST_ID, id);
 }

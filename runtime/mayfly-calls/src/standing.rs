@@ -20,6 +20,9 @@ const TOKENS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
 
+const POLICY: HeaderName = HeaderName::from_static(headers::RATE_LIMIT_POLICY);
+const LEFT: HeaderName = HeaderName::from_static(headers::RATE_LIMIT);
+
 /// Tells of the limits that there are.
 pub(crate) fn mark_standing(head: &mut HeaderMap, standing: &Standing) {
     let (mut policy, mut left) = (String::new(), String::new());
@@ -35,8 +38,8 @@ pub(crate) fn mark_standing(head: &mut HeaderMap, standing: &Standing) {
         left.push_str(&format!("{comma}\"{word}\";r={};t={seconds}", room.remaining));
     }
     if !policy.is_empty() {
-        head.insert(HeaderName::from_static(headers::RATE_LIMIT_POLICY), text(policy));
-        head.insert(HeaderName::from_static(headers::RATE_LIMIT), text(left));
+        head.insert(POLICY, text(policy));
+        head.insert(LEFT, text(left));
     }
 }
 

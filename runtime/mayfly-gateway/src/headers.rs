@@ -1,8 +1,8 @@
 //! What of a request's head a handler may see, and what of an answer's head a caller may see.
 
 use http::header::{
-    CONNECTION, CONTENT_SECURITY_POLICY, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, TE,
-    X_CONTENT_TYPE_OPTIONS,
+    ALT_SVC, CONNECTION, CONTENT_SECURITY_POLICY, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    PUBLIC_KEY_PINS, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, X_CONTENT_TYPE_OPTIONS,
 };
 use mayfly_types::RequestId;
 
@@ -33,6 +33,16 @@ const NEVER_HANDED_ON: &[&str] = &[
 ];
 
 const PREFIXES_NEVER_HANDED_ON: &[&str] = &["x-mayfly-", "x-forwarded-", "proxy-"];
+
+const OF_THE_WHOLE_ORIGIN: [HeaderName; 7] = [
+    STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("service-worker-allowed"),
+    PUBLIC_KEY_PINS,
+    ALT_SVC,
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+];
 
 /// Whether the request's target and headers are within the limits.
 pub(crate) fn fits(parts: &http::request::Parts, config: &GatewayConfig) -> bool {
@@ -130,15 +140,7 @@ pub(crate) fn harden_shared_origin(headers: &mut HeaderMap) {
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.remove(SET_COOKIE);
     // They speak for the whole origin, which is not the handler's alone.
-    for name in [
-        "strict-transport-security",
-        "clear-site-data",
-        "service-worker-allowed",
-        "public-key-pins",
-        "alt-svc",
-        "nel",
-        "report-to",
-    ] {
+    for name in OF_THE_WHOLE_ORIGIN {
         headers.remove(name);
     }
 }

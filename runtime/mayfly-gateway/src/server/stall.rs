@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn what_fits_is_joined() {
         let mut room = [0; 5];
-        let slices = |parts: &[&'static str]| parts.iter().map(|part| IoSlice::new(part.as_bytes())).collect::<Vec<_>>();
+        let slices =
+            |parts: &[&'static str]| parts.iter().map(|part| IoSlice::new(part.as_bytes())).collect::<Vec<_>>();
         assert_eq!(joined(&mut room, &slices(&["ab", "", "cde"])), Some(&b"abcde"[..]));
         assert_eq!(joined(&mut room, &slices(&["x"])), Some(&b"x"[..]));
         assert_eq!(joined(&mut room, &slices(&["ab", "cdef"])), None, "a byte too many");

@@ -32,10 +32,10 @@ const SLOW: Duration = Duration::from_millis(5);
 /// ... for this long.
 const SLOW_FOR: Duration = Duration::from_millis(100);
 /// Rows that are not applied from which on they are due.
-const ROWS_DUE: usize = 48;
-/// Rows that one transaction applies: some 200 microseconds' work. On few cores whoever serves calls waits for it, and fewer
+const ROWS_DUE: usize = 96;
+/// Rows that one transaction applies: some 500 microseconds' work. On few cores whoever serves calls waits for it, and fewer
 /// rows would cost more each.
-const ROWS_PER_APPLY: usize = 64;
+const ROWS_PER_APPLY: usize = 128;
 /// Rows that are not applied from which on a transaction takes...
 const ROWS_BEHIND: usize = 1024;
 /// ... so many.

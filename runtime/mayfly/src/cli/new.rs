@@ -13,7 +13,7 @@ const TEMPLATE: [(&str, &str); 5] = [
     ("Cargo.toml", include_str!("../../templates/handler/Cargo.toml.in")),
     ("mayfly.toml", include_str!("../../templates/handler/mayfly.toml.in")),
     ("src/lib.rs", include_str!("../../templates/handler/lib.rs")),
-    (".cargo/config.toml", "[build]\ntarget = \"wasm32-wasip2\"\n"),
+    (".cargo/config.toml", include_str!("../../templates/handler/config.toml")),
     (".gitignore", "/target\n"),
 ];
 
