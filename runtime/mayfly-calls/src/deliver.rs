@@ -22,7 +22,7 @@ use crate::bill::{self, Bill};
 use crate::body::{Body, Piece, Streamed, full};
 use crate::failure::Failure;
 use crate::handoff::{Giver, Gone, handoff};
-use crate::open::{OpenCall, now};
+use crate::open::{HEADERS_OF_OURS, OpenCall, now};
 
 /// Where the head goes. Closed when the caller has left.
 pub(crate) type Head = oneshot::Sender<Response<Body>>;
@@ -192,6 +192,8 @@ async fn whole(call: &OpenCall, mut parts: http::response::Parts, run: &mut Run,
     if let Some(Err((_, error))) = writing.await {
         return refuse(call, error.into(), &timings, head).await;
     }
+    // Once, and not as one name after the other comes.
+    parts.headers.reserve(HEADERS_OF_OURS);
     call.mark(&mut parts.headers, &timings);
     bill.mark(&mut parts.headers, &call.currency);
     let lengthless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || call.bodiless;

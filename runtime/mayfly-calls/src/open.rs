@@ -27,8 +27,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
 const COLD: HeaderName = HeaderName::from_static(headers::COLD);
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Headers that are added to an answer, about: those of here, of limits, and of the bill.
-const NAMES_OF_OURS: usize = 18;
+/// Headers that are added to a whole answer, about: those of [`OpenCall::mark`], of limits among them, and of the bill.
+pub(crate) const HEADERS_OF_OURS: usize = 18;
 
 /// An end whose row could not be written is tried again this often, with pauses that double.
 const RETRIES_MAX: u32 = 8;
@@ -201,8 +201,6 @@ impl OpenCall {
 
     /// What every answer carries.
     pub(crate) fn mark(&self, head: &mut HeaderMap, timings: &Timings) {
-        // Once, and not as one name after the other comes.
-        head.reserve(NAMES_OF_OURS);
         mark_id(head, self.id);
         let cold = self.before.cold(timings).as_str();
         head.insert(COLD, HeaderValue::from_static(cold));
