@@ -192,8 +192,8 @@ async fn whole(call: &OpenCall, mut parts: http::response::Parts, run: &mut Run,
     if let Some(Err((_, error))) = writing.await {
         return refuse(call, error.into(), &timings, head).await;
     }
-    // Once, and not as one name after the other comes.
-    parts.headers.reserve(HEADERS_OF_OURS);
+    // Once, and not as one name after the other comes. A map as large as it may be refuses.
+    let _ = parts.headers.try_reserve(HEADERS_OF_OURS);
     call.mark(&mut parts.headers, &timings);
     bill.mark(&mut parts.headers, &call.currency);
     let lengthless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || call.bodiless;

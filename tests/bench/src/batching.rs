@@ -49,7 +49,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         let (rate, seen) = load(server.data(), &Request::post(PATH, server.key(), &body), CONNECTIONS, length)?;
         let bare_one = rows_per_second(&mut bare, 1, length)?;
         let bare_many = rows_per_second(&mut bare, CONNECTIONS, length)?;
-        let bare_most = side_by_side(&mut narrow, CONNECTIONS / threads, length)?;
+        let bare_most = side_by_side(&mut narrow, CONNECTIONS.div_ceil(threads), length)?;
         // The first warms all sides.
         if round > 0 {
             ours.push(rate);
