@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,13 +43,6 @@ pub(crate) enum Refused {
     Closed,
 }
 
-/// A thread whose last wait for a job was shorter than this waits for the next one awake, for as long: a caller that steps
-/// through a model comes back within some hundred microseconds, of which waking a thread on a core at rest is thirty, and
-/// finding that core's caches as they were not another thirty.
-const LINGER: Duration = Duration::from_micros(200);
-/// How many times longer its last run was, at least: waiting awake is a small part of the work.
-const LINGER_RUNS: u32 = 5;
-
 /// Names a session's seat; the first one's is 0.
 pub(crate) type SeatId = u32;
 
@@ -76,30 +68,11 @@ struct Seat {
     is: Use,
     /// Wakes the session's thread.
     wake: Arc<Condvar>,
-    /// The thread sleeps: otherwise it looks for jobs by itself.
-    asleep: bool,
-    /// What the last run took, and how long it had been waited for.
-    ran: Duration,
-    waited: Duration,
 }
 
 impl Seat {
     fn free() -> Self {
-        Self {
-            is: Use::Free { since: Instant::now() },
-            wake: Arc::default(),
-            asleep: false,
-            ran: Duration::ZERO,
-            waited: Duration::MAX,
-        }
-    }
-
-    /// Until when its thread waits awake, if it does.
-    fn lingers_until(&self) -> Option<Instant> {
-        match self.is {
-            Use::Free { since } if self.waited < LINGER && self.ran >= LINGER * LINGER_RUNS => Some(since + LINGER),
-            _ => None,
-        }
+        Self { is: Use::Free { since: Instant::now() }, wake: Arc::default() }
     }
 
     fn is_free(&self) -> bool {
@@ -141,8 +114,6 @@ struct State {
     closed: bool,
     /// When the last run ended.
     used: Instant,
-    /// Grows with whatever a thread that waits awake may have to look at.
-    news: Arc<AtomicU64>,
 }
 
 impl State {
@@ -186,19 +157,13 @@ impl State {
         }
     }
 
-    /// Who is to be woken now; whoever is awake is told at once.
+    /// Who is to be woken now.
     fn next_up(&self, team: &Team) -> Option<Arc<Condvar>> {
         let (seat, _) = self.turn(team)?;
-        let seat = self.seats.get(&seat)?;
-        if !seat.asleep {
-            self.news.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Arc::clone(&seat.wake))
+        self.seats.get(&seat).map(|seat| Arc::clone(&seat.wake))
     }
 
     fn wake_all(&self) {
-        self.news.fetch_add(1, Ordering::Relaxed);
         self.seats.values().for_each(|seat| seat.wake.notify_all());
     }
 }
@@ -214,15 +179,8 @@ impl Queue {
         let epoch = Instant::now();
         let seats = BTreeMap::from([(FIRST, Seat::free())]);
         let crowd = Crowd::default();
-        let state = State {
-            jobs: Batcher::new(settings),
-            seats,
-            next_seat: FIRST + 1,
-            crowd,
-            closed: false,
-            used: epoch,
-            news: Arc::default(),
-        };
+        let state =
+            State { jobs: Batcher::new(settings), seats, next_seat: FIRST + 1, crowd, closed: false, used: epoch };
         Self { state: Mutex::new(state), settings, team, epoch }
     }
 
@@ -269,7 +227,6 @@ impl Queue {
     /// queue is closed, or the seat has gone, and nobody works there. `load` is what another session would take to load.
     pub(super) fn next(&self, seat: SeatId, load: Duration) -> Option<Taken> {
         let mut state = self.lock();
-        let mut linger = state.seats.get(&seat).and_then(Seat::lingers_until);
         loop {
             let mut until = None;
             if !state.seats.contains_key(&seat) || (state.closed && state.is_free(seat)) {
@@ -303,29 +260,11 @@ impl Queue {
             if until.is_none() {
                 wake(state.next_up(&self.team));
             }
-            if until.is_none()
-                && let Some(end) = linger.take()
-            {
-                // Read and written under the lock, so that none is missed.
-                let news = Arc::clone(&state.news);
-                let seen = news.load(Ordering::Relaxed);
-                drop(state);
-                while news.load(Ordering::Relaxed) == seen && Instant::now() < end {
-                    std::hint::spin_loop();
-                }
-                state = self.lock();
-                continue;
-            }
-            let sleeper = state.seats.get_mut(&seat)?;
-            sleeper.asleep = true;
-            let woken = Arc::clone(&sleeper.wake);
+            let woken = state.seats.get(&seat).map(|seat| Arc::clone(&seat.wake))?;
             state = match until {
                 Some(time) => woken.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
                 None => woken.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
-            if let Some(sleeper) = state.seats.get_mut(&seat) {
-                sleeper.asleep = false;
-            }
         }
     }
 
@@ -334,9 +273,6 @@ impl Queue {
         let joined = jobs.iter().filter(|job| job.request.joint.is_some()).count();
         let plenty = self.team.is_plenty(jobs.len(), joined) && self.team.shares_joined(&state.working());
         if let Some(seat) = state.seats.get_mut(&seat) {
-            if let Use::Free { since } = seat.is {
-                seat.waited = now.saturating_duration_since(since);
-            }
             seat.is = Use::Taken { since: now, plenty };
         }
         let left = if state.first_free().is_none() { state.jobs.alone() } else { 0 };
@@ -364,8 +300,7 @@ impl Queue {
         let State { seats, crowd, .. } = &mut *state;
         if let Some(seat) = seats.get_mut(&seat) {
             if let Use::Taken { since, plenty } = seat.is {
-                seat.ran = now.saturating_duration_since(since);
-                crowd.ran(seat.ran, plenty);
+                crowd.ran(now.saturating_duration_since(since), plenty);
             }
             seat.is = Use::Free { since: now };
         }
@@ -485,27 +420,5 @@ impl Queue {
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue").field("settings", &self.settings).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_who_is_soon_needed_again_waits_awake() {
-        let since = Instant::now();
-        let seat = |ran, waited| Seat {
-            is: Use::Free { since },
-            ran: Duration::from_micros(ran),
-            waited: Duration::from_micros(waited),
-            ..Seat::free()
-        };
-        assert_eq!(seat(2_500, 120).lingers_until(), Some(since + LINGER));
-        assert_eq!(seat(2_500, 500).lingers_until(), None, "nobody came within that time");
-        assert_eq!(seat(300, 120).lingers_until(), None, "the wait would be most of its work");
-        assert_eq!(Seat::free().lingers_until(), None, "it has not run yet");
-        let taken = Seat { is: Use::Taken { since, plenty: false }, ..seat(2_500, 120) };
-        assert_eq!(taken.lingers_until(), None);
     }
 }
