@@ -107,7 +107,8 @@ impl Python {
 
     /// To all of its processes: they are a group.
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        kill_process_group(Pid::from_child(&self.child), signal).with_context(|| format!("stopping {}", self.kind.name))
+        kill_process_group(Pid::from_child(&self.child), signal)
+            .with_context(|| format!("signalling {}", self.kind.name))
     }
 
     fn wait(&mut self) -> anyhow::Result<()> {
