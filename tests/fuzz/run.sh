@@ -23,8 +23,8 @@ done
 ./runtime/setup.sh
 (cd tests/fixtures/guests && cargo build --release --locked --quiet --target wasm32-wasip2 --target-dir target)
 # The whole workspace's features, so that dependencies are the ones that are there already. Only our own crates are built
-# again: with the wrapper they are other crates to cargo.
-RUSTC_WORKSPACE_WRAPPER="$root/tests/fuzz/instrument.sh" cargo build --locked --quiet --workspace --bin mayfly-fuzz
+# again: with the wrapper they are other crates to cargo. Nobody edits between two of these builds: nothing is kept to start from.
+CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER="$root/tests/fuzz/instrument.sh" cargo build --locked --quiet --workspace --bin mayfly-fuzz
 # The next ordinary build puts its own binary in that place.
 mkdir -p target/fuzz/findings
 cp -f target/debug/mayfly-fuzz target/fuzz/mayfly-fuzz
