@@ -82,13 +82,13 @@ impl<'a> Tenant<'a> {
 
 impl Tenant<'_> {
     /// Deploys the built-in chat on a model of the tenant's own, as its owner would.
-    fn deploy_chat(&self, layout: &str) {
+    pub(crate) fn deploy_chat(&self, layout: &str) {
         let folder = root().join("examples/models").join(layout);
         let deployed = self.cli(&["deploy", "builtin:chat", "--model", folder.to_str().unwrap()]);
         assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
     }
 
-    fn chat(&self, body: &Value) -> reqwest::RequestBuilder {
+    pub(crate) fn chat(&self, body: &Value) -> reqwest::RequestBuilder {
         let path = format!("/d/{}/chat/v1/chat/completions", self.name);
         self.server.call_with(&self.key, Method::POST, &path).json(body)
     }

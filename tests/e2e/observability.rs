@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::{Server, root};
+use crate::isolate::{ISOLATE, Tenant};
 
 /// Words of PromQL that stand where a metric could and are followed by a list of labels.
 const GROUPING: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
@@ -92,7 +93,7 @@ fn scraped(text: &str) -> BTreeMap<String, String> {
 
 /// A server on which everything that is measured has happened.
 async fn busy() -> Server {
-    let server = Server::start_metered(&[]).await;
+    let server = Server::start_metered(&[ISOLATE]).await;
     server.add_model("tiny", &root().join("examples/models/tiny-chat-genai"));
     let spec = json!({ "handler": { "builtin": "chat" }, "models": { "model": "tiny" } });
     let (status, answer) = server.deploy("chat", spec).await;
@@ -103,6 +104,13 @@ async fn busy() -> Server {
     let question = json!({ "model": "chat", "max_tokens": 8, "messages": [{ "role": "user", "content": "Hello" }] });
     let answer = server.call(Method::POST, "/v1/chat/completions").json(&question).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    let acme = Tenant::new(&server, "acme");
+    acme.deploy_chat("tiny-chat-genai");
+    let answer = acme.chat(&question).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    // It tells what it has at work a few times a second.
+    let told = async || scrape(&server).await.contains("mayfly_worker_generation_slots{");
+    server.eventually("the tenant's process tells", told).await;
     server.limit("/projects/default/deployments/meter", json!({ "requests_per_minute": 1 })).await;
     server
         .eventually("the limit is known", async || {
