@@ -14,8 +14,8 @@ declare -A ORT_WHEEL_SHA256=(
 )
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-say() { printf '\033[2m[set-up]\033[0m %s\n' "$*" >&2; }
-fail() { printf '[set-up] %s\n' "$*" >&2; exit 1; }
+say() { echo "[set-up] $*" >&2; }
+fail() { say "$*"; exit 1; }
 
 command -v cargo >/dev/null || fail "cargo is not on the PATH: install rustup first"
 command -v cc >/dev/null || fail "no C compiler (cc) is on the PATH: install gcc or clang first"

@@ -11,7 +11,7 @@ environment() { # NAME PACKAGE...
     shift
     wanted="$*"
     [ "$(cat "$out/$name/.done" 2>/dev/null)" = "$wanted" ] && return
-    printf '\033[2m[models]\033[0m virtual environment %s\n' "$out/$name" >&2
+    echo "[models] virtual environment $out/$name" >&2
     mkdir -p "$out"
     [ -x "$out/$name/bin/python" ] || python3 -m venv "$out/$name"
     "$out/$name/bin/python" -m pip --disable-pip-version-check install --quiet "$@"

@@ -5,7 +5,7 @@ set -euo pipefail
 
 out=${1:?usage: models.sh FOLDER}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-say() { printf '\033[2m[models]\033[0m %s\n' "$*" >&2; }
+say() { echo "[models] $*" >&2; }
 check() { # FILE SHA256
     local sum
     sum=$(sha256sum "$1" | cut -d' ' -f1)

@@ -9,7 +9,7 @@ use crate::{ChatError, TensorError};
 pub enum StartError {
     /// No shared library in any of the places looked at.
     #[error(
-        "ONNX Runtime's shared library was not found; looked at: {looked}. Run tests/run.sh or examples/quickstart/run.sh once, or set MAYFLY_ORT_DYLIB"
+        "ONNX Runtime's shared library was not found; looked at: {looked}. Run runtime/setup.sh, or set MAYFLY_ORT_DYLIB to it"
     )]
     NotFound {
         /// The places, comma-separated (an operator reads this, not a tenant).

@@ -17,6 +17,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of all commands")]
 pub(super) struct Global {
     /// The server's control plane.
     #[arg(long, global = true, env = "MAYFLY_URL", default_value = "http://127.0.0.1:7071", value_name = "URL")]

@@ -1,5 +1,6 @@
 //! `mayfly serve` and `mayfly doctor`.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -89,6 +90,8 @@ fn log(json: bool) {
     // A log that cannot be written is lost; by default it would be told to the same log, and the task would panic.
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
+    // Colours are for a terminal (and not there with NO_COLOR, which is the library's own rule).
+    let builder = if std::io::stderr().is_terminal() { builder } else { builder.with_ansi(false) };
     // A second call (tests) keeps the first one's settings.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }

@@ -46,8 +46,12 @@ fn shown(usage: &Usage) -> String {
     head.push("CALLS".to_owned());
     head.extend(METERS.iter().map(|(_, title)| (*title).to_owned()));
     head.push(cost);
-    let named =
-        |group: &UsageGroup, by: &String| group.names.get(by).or(group.group.get(by)).cloned().unwrap_or_default();
+    let named = |group: &UsageGroup, by: &String| {
+        let name = group.names.get(by).or(group.group.get(by)).map_or("", String::as_str);
+        // A day comes as its first moment, in UTC.
+        let name = if by == "day" { name.trim_end_matches("T00:00:00Z") } else { name };
+        name.to_owned()
+    };
     let mut rows: Vec<Vec<String>> = usage
         .data
         .iter()
@@ -84,8 +88,9 @@ pub(super) fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
             _ => 86_400,
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_micros();
-        let back = number.checked_mul(seconds * 1_000_000).context("the span is too long")?;
-        return Ok(Timestamp::from_micros(i64::try_from(now)? - back));
+        let back = number.checked_mul(seconds * 1_000_000);
+        let then = back.and_then(|back| i64::try_from(now).ok()?.checked_sub(back)).context("the span is too long")?;
+        return Ok(Timestamp::from_micros(then));
     }
     match text.parse() {
         Ok(time) => Ok(time),
@@ -100,10 +105,10 @@ mod tests {
     #[test]
     fn groups_have_a_total_below() {
         let usage: Usage = serde_json::from_value(serde_json::json!({
-            "group_by": ["model"], "currency": "EUR",
-            "data": [{"group": {"model": "mod_1"}, "names": {"model": "minilm"}, "calls": 2,
+            "group_by": ["model", "day"], "currency": "EUR",
+            "data": [{"group": {"model": "mod_1", "day": "2026-11-27T00:00:00Z"}, "names": {"model": "minilm"}, "calls": 2,
                 "usage": {"input_tokens": 8, "inference_micros": 1500}, "cost": "0.25"},
-                {"group": {"model": "mod_2"}, "calls": 1, "usage": {"rows": 1}}],
+                {"group": {"model": "mod_2", "day": "2026-11-28T00:00:00Z"}, "calls": 1, "usage": {"rows": 1}}],
             "total": {"group": {}, "calls": 2, "usage": {"input_tokens": 8, "rows": 1}, "cost": "0.25"},
         }))
         .expect("usage");
@@ -111,8 +116,17 @@ mod tests {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let lines: Vec<_> = text.lines().map(words).collect();
         assert!(text.lines().next().is_some_and(|head| head.ends_with("COST EUR")));
-        assert_eq!(lines[1], ["minilm", "2", "8", "0", "0", "0", "0", "1.500", "0.25"]);
-        assert_eq!(lines[2], ["mod_2", "1", "0", "0", "0", "1", "0", "0.000", "-"], "unpriced is not free");
+        assert_eq!(lines[1], ["minilm", "2026-11-27", "2", "8", "0", "0", "0", "0", "1.500", "0.25"]);
+        assert_eq!(lines[2], ["mod_2", "2026-11-28", "1", "0", "0", "0", "1", "0", "0.000", "-"], "unpriced is not free");
         assert_eq!(lines[3], ["TOTAL", "2", "8", "0", "0", "1", "0", "0.000", "0.25"]);
+    }
+    #[test]
+    fn times_are_moments_or_spans_back() {
+        assert_eq!(parse_time("2026-11-27T00:00:00Z").unwrap(), "2026-11-27T00:00:00Z".parse().unwrap());
+        let (day, hours) = (parse_time("1d").unwrap(), parse_time("24h").unwrap());
+        assert!(hours.micros().abs_diff(day.micros()) < 60_000_000);
+        for bad in ["", "d", "yesterday", "9000000000000000000m", "200000000000000d", "-106751991d"] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
     }
 }
