@@ -5,6 +5,7 @@ mod clock;
 #[expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 pub(crate) mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,14 +110,31 @@ impl Inference {
         copies: Option<CopySettings>,
         workers: Option<WorkerSettings>,
     ) -> Result<Self, StartError> {
+        let open = |config: &Config, library: &RuntimeInfo| {
+            let copies = copies.map(|settings| Copies::open(settings, config, library)).transpose();
+            copies.map_err(|error| StartError::Unusable(format!("the folder of prepacked copies: {error}")))
+        };
+        Self::start_on(config, open, workers)
+    }
+
+    /// A worker's, with the copies that the server brings into its room.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub(crate) fn start_in_room(config: Config, room: &Path) -> Result<Self, StartError> {
+        Self::start_on(config, |_, _| Ok(Some(Copies::in_room(room))), None)
+    }
+
+    fn start_on(
+        config: Config,
+        copies: impl FnOnce(&Config, &RuntimeInfo) -> Result<Option<Copies>, StartError>,
+        workers: Option<WorkerSettings>,
+    ) -> Result<Self, StartError> {
         config.validate().map_err(|problems| StartError::Unusable(problems.join("; ")))?;
         let threads = config.threads();
         let library = library::open(&config, threads)?;
         let info = library.info.clone();
-        let copies = copies
-            .map(|settings| Copies::open(settings, &config, &info))
-            .transpose()
-            .map_err(|error| StartError::Unusable(format!("the folder of prepacked copies: {error}")))?;
+        let copies = copies(&config, &info)?;
         let options = Options {
             library,
             threads,
@@ -133,7 +151,8 @@ impl Inference {
             .map_err(|error| StartError::Unusable(format!("no thread for the idle clock: {error}")))?;
         let turns = Turns::new(config.constraint_compiles(), config.generation_waiting_max);
         let bounds = config.generation_bounds();
-        let workers = workers.map(|settings| Workers::new(settings, bounds, info.dylib.clone())).transpose()?;
+        let workers =
+            workers.map(|settings| Workers::new(settings, bounds, info.dylib.clone(), copies.clone())).transpose()?;
         let output_bytes_max = config.output_bytes_max;
         Ok(Self(Arc::new(Inner { info, output_bytes_max, residents, copies, turns, workers, bell })))
     }

@@ -4,6 +4,9 @@
 //! Needs ONNX Runtime's library, which the set-up scripts put in place (`MAYFLY_ORT_DYLIB` names another).
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/weights.rs"]
+mod weights;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -91,20 +94,7 @@ impl Scene {
     /// A model with 64 MiB of weights that differ.
     fn source(&self) -> PathBuf {
         let source = self.folder.path().join("source");
-        fs::create_dir_all(&source).unwrap();
-        let graph = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/runtime/weights.onnx");
-        fs::copy(graph, source.join("model.onnx")).unwrap();
-        let mut seed = 1_u32;
-        let mut next = || {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // From 0.5 to 1.
-            f32::from_bits(0x3f00_0000 | (seed >> 9)).to_le_bytes()
-        };
-        // Its length is no divisor of a row's, so that no two rows are the same.
-        let piece: Vec<u8> = (0..100_003).flat_map(|_| next()).collect();
-        let mut data = piece.repeat((64 << 20) / piece.len() + 1);
-        data.truncate(64 << 20);
-        fs::write(source.join("weights.bin"), data).unwrap();
+        weights::write(&source);
         source
     }
 

@@ -1,4 +1,4 @@
-//! The folder of copies: one folder for each, complete from the moment it has its name, never changed afterwards.
+//! A folder of copies: one folder for each, complete from the moment it has its name, never changed afterwards.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -16,6 +16,8 @@ pub(crate) const WEIGHTS: &str = "weights.bin";
 const MANIFEST: &str = "copy.json";
 const MANIFEST_BYTES_MAX: u64 = 4096;
 const DRAFT_PREFIX: &str = ".making-";
+/// The second part of names in a worker's room, where there are no copies for others.
+const IN_ROOM: &str = "copy";
 const FORMAT: u32 = 1;
 /// A graph without its weights is small; a child that writes a huge one is not to be believed.
 const GRAPH_BYTES_MAX: u64 = 256 << 20;
@@ -53,6 +55,26 @@ impl Folder {
             version.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect();
         let fingerprint = Digest::of(shaped_by.as_bytes()).hex();
         Ok(Self { place, kind: format!("{version}-{}", &fingerprint[..16]) })
+    }
+
+    /// The copies that were brought into a worker's room.
+    pub(super) fn in_room(room: &Path) -> Self {
+        Self { place: room.to_owned(), kind: IN_ROOM.to_owned() }
+    }
+
+    /// Gives `to` what this has of a copy: links to the same files.
+    pub(super) fn link(&self, digest: Digest, to: &Self) -> io::Result<()> {
+        let (from, to) = (self.path(digest), to.path(digest));
+        if to.exists() {
+            return Ok(());
+        }
+        let making = to.with_extension("making");
+        gone(fs::remove_dir_all(&making))?;
+        fs::create_dir(&making)?;
+        for name in [GRAPH, WEIGHTS, MANIFEST] {
+            fs::hard_link(from.join(name), making.join(name))?;
+        }
+        fs::rename(making, to)
     }
 
     fn path(&self, digest: Digest) -> PathBuf {

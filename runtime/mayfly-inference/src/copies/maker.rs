@@ -76,10 +76,10 @@ impl Copies {
         if !wanted() {
             return;
         }
-        let made = match self.begin(digest, weight_bytes) {
-            Some(draft) => {
-                let work = ChildWork { folder: &folder, limits: self.limits(), copy: Some(&draft), wanted: &*wanted };
-                let ended = first_load(self.child(), &work).map_err(|error| error.to_string());
+        let made = match self.0.making.as_ref().zip(self.begin(digest, weight_bytes)) {
+            Some((making, draft)) => {
+                let work = ChildWork { folder: &folder, limits: making.limits(), copy: Some(&draft), wanted: &*wanted };
+                let ended = first_load(&making.settings.child, &work).map_err(|error| error.to_string());
                 let ended = ended.and_then(|heard| heard.ended);
                 match ended.and_then(|()| draft.keep().map_err(|error| error.to_string())) {
                     Ok(()) => {
@@ -93,7 +93,7 @@ impl Copies {
                 }
             }
             // An import may have brought one since.
-            None => self.0.enabled && self.0.folder.has(digest),
+            None => self.has(digest),
         };
         done(made);
     }

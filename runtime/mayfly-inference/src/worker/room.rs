@@ -1,4 +1,5 @@
-//! The one folder that a worker can read: its tenant's packages, as links to the files the server keeps.
+//! The one folder that a worker can read: its tenant's packages and their prepacked copies, as links to the files the
+//! server keeps.
 //!
 //! Links to the same files (hard links): nothing is copied, all processes share the pages, and what a worker may open is
 //! decided by which folder a file is in. Packages come into a room while its worker runs.
@@ -10,18 +11,23 @@ use std::path::{Path, PathBuf};
 use mayfly_types::Digest;
 use tempfile::TempDir;
 
-use crate::Package;
+use crate::{Copies, Package};
 
 /// A folder of one process. Gone when dropped.
 #[derive(Debug)]
-pub(super) struct Room(TempDir);
+pub(super) struct Room {
+    folder: TempDir,
+    /// What packages may come with.
+    copies: Option<Copies>,
+}
 
 impl Room {
-    /// An empty one below `folder`, its name beginning with `name`.
-    pub(super) fn new(folder: &Path, name: &str) -> io::Result<Self> {
+    /// An empty one below `folder`, its name beginning with `name`. Packages come with their copies among `copies`.
+    pub(super) fn new(folder: &Path, name: &str, copies: Option<Copies>) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         // What the worker is told must be what the kernel finds.
-        tempfile::Builder::new().prefix(name).tempdir_in(folder.canonicalize()?).map(Self)
+        let folder = tempfile::Builder::new().prefix(name).tempdir_in(folder.canonicalize()?)?;
+        Ok(Self { folder, copies })
     }
 
     /// Removes what processes of an earlier start left below `folder`.
@@ -33,7 +39,7 @@ impl Room {
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
     /// Lets the worker see `package`. Nothing if it does already. Blocking.
@@ -56,6 +62,12 @@ impl Room {
             }
             fs::hard_link(from, target)?;
         }
+        if let Some(copies) = &self.copies
+            && let Err(error) = copies.bring(package.digest(), self.path())
+        {
+            // The package gives the same, and takes longer and more memory to load.
+            tracing::warn!(model = %package.digest(), %error, "a worker goes without a prepacked copy");
+        }
         fs::rename(making, to)
     }
 }
@@ -77,8 +89,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (stored, _kept) = crate::package::tests::stored(&crate::package::tests::fixture("embedder"));
         let rooms = folder.path().join("rooms");
-        let room = Room::new(&rooms, "t").unwrap();
-        assert_ne!(Room::new(&rooms, "t").unwrap().path(), room.path());
+        let room = Room::new(&rooms, "t", None).unwrap();
+        assert_ne!(Room::new(&rooms, "t", None).unwrap().path(), room.path());
         room.bring(&stored).unwrap();
         room.bring(&stored).unwrap();
         let there = Package::open(&place(room.path(), stored.digest())).unwrap();

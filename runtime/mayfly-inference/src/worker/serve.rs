@@ -110,10 +110,9 @@ fn lock_in(begin: &Begin) -> Result<Inference, String> {
         generation_stall_ms: begin.generation.stall_ms,
         constraint_compiles_max: begin.generation.constraint_compiles_max,
         output_bytes_max: begin.shared_bytes_max,
-        prepack: false,
         ..Config::default()
     };
-    let inference = Inference::start(config).map_err(|error| error.to_string())?;
+    let inference = Inference::start_in_room(config, &begin.room).map_err(|error| error.to_string())?;
     sandbox::close(begin.device)?;
     Ok(inference)
 }

@@ -21,7 +21,7 @@ use super::process::{End, Process, Start};
 use super::report::WorkerLoad;
 use super::room::Room;
 use super::sandbox;
-use crate::{Caller, Device, LoadError, RunError, StartError, WorkerError};
+use crate::{Caller, Copies, Device, LoadError, RunError, StartError, WorkerError};
 
 /// Tenants whose crashes are remembered; beyond, those that crashed longest ago are forgiven.
 const CRASHED_MAX: usize = 4096;
@@ -67,6 +67,8 @@ struct Inner {
     settings: WorkerSettings,
     generation: GenerationBounds,
     ort_dylib: PathBuf,
+    /// This node's, for packages that have one.
+    copies: Option<Copies>,
     slots: Mutex<HashMap<Key, Slot>>,
     starts: AtomicU64,
     crashes: AtomicU64,
@@ -96,6 +98,7 @@ impl Workers {
         settings: WorkerSettings,
         generation: GenerationBounds,
         ort_dylib: PathBuf,
+        copies: Option<Copies>,
     ) -> Result<Self, StartError> {
         settings.config.validate().map_err(|problems| StartError::Unusable(problems.join("; ")))?;
         sandbox::accepted(settings.config.sandbox).map_err(StartError::Sandbox)?;
@@ -105,6 +108,7 @@ impl Workers {
             settings,
             generation,
             ort_dylib,
+            copies,
             slots: Mutex::default(),
             starts: AtomicU64::new(0),
             crashes: AtomicU64::new(0),
@@ -212,8 +216,9 @@ impl Inner {
         let inner = Arc::downgrade(self);
         let (settings, ort_dylib) = (self.settings.clone(), self.ort_dylib.clone());
         let generation = self.generation;
-        let room = format!("{:032x}-{}-", key.0, key.1);
-        let life = move || life(&inner, key, &settings, generation, &ort_dylib, &room, &sender);
+        // They are for the CPU.
+        let copies = self.copies.clone().filter(|_| key.1 == Device::Cpu);
+        let life = move || life(&inner, key, &settings, generation, &ort_dylib, copies, &sender);
         let spawned = thread::Builder::new().name("mayfly-worker".to_owned()).spawn(life);
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread for a worker process");
@@ -302,12 +307,13 @@ fn life(
     settings: &WorkerSettings,
     generation: GenerationBounds,
     ort_dylib: &std::path::Path,
-    room: &str,
+    copies: Option<Copies>,
     sender: &watch::Sender<Outcome>,
 ) {
     let began = Instant::now();
     let (owner, device) = (format!("{:032x}", key.0), key.1);
-    let started = Room::new(&settings.folder, room).map_err(|error| format!("no folder for it: {error}"));
+    let room = Room::new(&settings.folder, &format!("{owner}-{device}-"), copies);
+    let started = room.map_err(|error| format!("no folder for it: {error}"));
     let started = started.and_then(|room| {
         let (config, child) = (&settings.config, &settings.child);
         Process::start(Start { config, generation, child, ort_dylib, device, room })

@@ -12,6 +12,8 @@ mod reader;
 mod runs;
 mod scene;
 mod speech;
+#[path = "../common/weights.rs"]
+mod weights;
 
 use libtest_mimic::{Arguments, Trial};
 

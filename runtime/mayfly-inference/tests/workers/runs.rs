@@ -1,10 +1,11 @@
 //! Runs in a process of their own give what they give in the server's.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use libtest_mimic::Trial;
-use mayfly_inference::{Caller, Device, ElementType, Inference, RunError, Tensor, WorkerConfig};
+use mayfly_inference::{Caller, Device, ElementType, Inference, Package, RunError, Tensor, WorkerConfig};
 use mayfly_types::ModelId;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_run_is_stopped_at_its_deadline_and_its_process_goes_on", a_run_is_stopped_at_its_deadline),
         trial("who_leaves_before_it_began_owes_nothing", who_leaves_before_it_began_owes_nothing),
         trial("no_more_runs_at_once_than_may", no_more_runs_at_once_than_may),
+        trial("weights_of_a_prepacked_copy_are_shared", weights_of_a_prepacked_copy_are_shared),
     ]
 }
 
@@ -111,6 +113,28 @@ async fn the_same_outputs_as_in_the_server(scene: Scene) {
         .collect();
     compare(&inference, &decoder, given).await;
     assert_eq!(inference.workers().starts_total, 1, "all in one process");
+}
+
+/// Bytes that the load of 64 MiB of weights takes of a process's own.
+async fn own_bytes(inference: &Inference, package: &Arc<Package>) -> u64 {
+    let row: Vec<f32> = (0..4096_u16).map(|at| f32::from(at % 97) / 97.0).collect();
+    compare(inference, &Run::of(inference, ONE, package), inputs(&[("x", f32s(&[1, 4096], &row))])).await;
+    let bytes = || inference.bytes_apart(ONE, package.digest(), Device::Cpu);
+    until("the process tells what the model takes", || bytes() > 0).await;
+    bytes()
+}
+
+async fn weights_of_a_prepacked_copy_are_shared(scene: Scene) {
+    let inference = scene.start_with_copies(quick());
+    let package = scene.heavy(&inference);
+    assert_eq!(inference.copies().unwrap().stored().unwrap(), [package.digest()]);
+    let shared = own_bytes(&inference, &package).await;
+    assert!(shared < 16 << 20, "{shared}");
+    drop(inference);
+
+    let without = scene.start(quick());
+    let packed = own_bytes(&without, &package).await;
+    assert!(packed >= 64 << 20, "{packed}");
 }
 
 async fn time_is_told_where_it_went(scene: Scene) {

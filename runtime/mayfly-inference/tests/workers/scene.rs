@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mayfly_inference::{
-    Caller, Config, Device, ElementType, ImportPolicy, Inference, Output, Package, RunError, RunLimits, RunStats,
-    Tensor, WorkerConfig, WorkerError, WorkerSettings, import,
+    Caller, Config, CopySettings, Device, ElementType, ImportPolicy, Inference, Output, Package, RunError, RunLimits,
+    RunStats, Tensor, WorkerConfig, WorkerError, WorkerSettings, import,
 };
 use mayfly_types::ModelId;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+use crate::weights;
 
 /// Two tenants.
 pub(crate) const ONE: u128 = 1;
@@ -45,6 +47,25 @@ impl Scene {
     pub(crate) fn start_with(&self, node: Config, config: WorkerConfig, child: PathBuf) -> Inference {
         let settings = WorkerSettings { config, child: child.into(), folder: self.rooms() };
         Inference::start_with(Config { prepack: false, ..node }, None, Some(settings)).unwrap()
+    }
+
+    /// With prepacked copies of models beside the rooms.
+    pub(crate) fn start_with_copies(&self, config: WorkerConfig) -> Inference {
+        let child = std::env::current_exe().unwrap();
+        let folder = self.folder.path().join("copies");
+        let copies =
+            CopySettings { folder, child: child.clone(), timeout: Duration::from_secs(60), bytes_max: 8 << 30 };
+        let workers = WorkerSettings { config, child: child.into(), folder: self.rooms() };
+        Inference::start_with(Config::default(), Some(copies), Some(workers)).unwrap()
+    }
+
+    /// A model with 64 MiB of weights, imported, with a prepacked copy if `inference` has such.
+    pub(crate) fn heavy(&self, inference: &Inference) -> Arc<Package> {
+        let (source, dest) = (self.folder.path().join("source-heavy"), self.folder.path().join("packages"));
+        weights::write(&source);
+        let policy = ImportPolicy { copies: inference.copies().cloned(), ..ImportPolicy::default() };
+        let imported = import(&source, &dest, &policy, &std::env::current_exe().unwrap()).unwrap();
+        Arc::new(Package::open(&dest.join(imported.digest.hex())).unwrap())
     }
 
     /// A model of the runtime's fixtures, imported.

@@ -117,7 +117,11 @@ mod tests {
         let lines: Vec<_> = text.lines().map(words).collect();
         assert!(text.lines().next().is_some_and(|head| head.ends_with("COST EUR")));
         assert_eq!(lines[1], ["minilm", "2026-11-27", "2", "8", "0", "0", "0", "0", "1.500", "0.25"]);
-        assert_eq!(lines[2], ["mod_2", "2026-11-28", "1", "0", "0", "0", "1", "0", "0.000", "-"], "unpriced is not free");
+        assert_eq!(
+            lines[2],
+            ["mod_2", "2026-11-28", "1", "0", "0", "0", "1", "0", "0.000", "-"],
+            "unpriced is not free"
+        );
         assert_eq!(lines[3], ["TOTAL", "2", "8", "0", "0", "1", "0", "0.000", "0.25"]);
     }
     #[test]
