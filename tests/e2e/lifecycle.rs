@@ -1,7 +1,9 @@
 //! Starting, stopping, and two servers on one folder.
 
+use std::fs;
 use std::process::Command;
 
+use mayfly_inference::LargePages;
 use reqwest::Method;
 use serde_json::json;
 
@@ -31,6 +33,24 @@ fn a_second_server_on_the_same_folder_is_refused() {
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("another"), "{text}");
+}
+
+#[test]
+fn models_get_large_pages_where_the_system_gives_them() {
+    let told = |settings: &[(&str, &str)]| {
+        let server = Server::start_with(settings);
+        let environment = fs::read(format!("/proc/{}/environ", server.pid())).unwrap();
+        String::from_utf8_lossy(&environment).contains("glibc.malloc.hugetlb=1")
+    };
+    assert!(!told(&[("MAYFLY_INFERENCE__LARGE_PAGES", "false")]));
+    match LargePages::of_system() {
+        LargePages::Never => assert!(!told(&[])),
+        LargePages::Asked => assert!(told(&[])),
+        // Whether they can be had there for models alone, the system's age decides.
+        LargePages::Unasked => {
+            told(&[]);
+        }
+    }
 }
 
 #[tokio::test]

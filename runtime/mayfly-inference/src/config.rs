@@ -58,6 +58,8 @@ pub struct Config {
     pub loads_waiting_max: u32,
     /// The most bytes that the outputs of one run may take, as predicted from its inputs.
     pub output_bytes_max: u64,
+    /// Runs work in large pages of memory where the system gives such.
+    pub large_pages: bool,
     /// Keep, for each model on the CPU, a copy with its weights packed for this node, where there is a folder for them.
     pub prepack: bool,
     /// Sequences that one decoder generates at once.
@@ -95,6 +97,7 @@ impl Default for Config {
             load_wait_ms_max: 15_000,
             loads_waiting_max: 4096,
             output_bytes_max: 1 << 30,
+            large_pages: true,
             prepack: true,
             generation_slots: 16,
             generation_kv_bytes_max: 4 << 30,

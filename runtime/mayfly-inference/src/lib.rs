@@ -35,7 +35,7 @@ pub use generation::{
     Chunk, ChunkToken, Constraint, EngineLoad, Finish, Generation, GenerationAccount, GenerationError,
     GenerationOptions, GenerationRequest, GenerationUsage, OptionError, Sampling, TopToken,
 };
-pub use library::{ORT_VERSION, library_places, prepare_process};
+pub use library::{LargePages, ORT_VERSION, library_places, prepare_process, settle_pages};
 pub use mayfly_scheduler::residency::Fit;
 pub use package::{
     Batching, DecoderInfo, DecoderInputs, DecoderLayout, DimensionInfo, GenerationDefaults, ImportPolicy, Imported,

@@ -3,8 +3,11 @@
 //! Sessions are in [`crate::session`]; this is only about the library itself.
 
 mod open;
+mod pages;
 mod places;
 
 pub use open::prepare_process;
 pub(crate) use open::{Library, open};
+pub(crate) use pages::environment;
+pub use pages::{LargePages, settle_pages};
 pub use places::{ORT_VERSION, library_places};

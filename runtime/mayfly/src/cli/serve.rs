@@ -31,7 +31,9 @@ pub(super) fn run(global: &Global, args: Serve) -> anyhow::Result<()> {
     }
     config.validate()?;
     log(global.json);
-    small_pages();
+    if let Err(error) = mayfly_inference::settle_pages(config.inference.large_pages) {
+        tracing::info!(error, "memory of models is in small pages");
+    }
 
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // Guests yield at each epoch tick, and go to threads of their own after one: so sockets and timers are looked at
@@ -73,15 +75,6 @@ async fn serve(json: bool, config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("stopping: no new calls, open ones may finish");
     server.stop().await
-}
-
-/// The allocator asks for large pages, which make 2 to 6 KiB of each open call's memory unused, cost time where they are
-/// cleared, and were no gain to calls when measured.
-fn small_pages() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "large pages stay as the system has them");
-    }
 }
 
 /// Logs go to standard error; `RUST_LOG` chooses what.

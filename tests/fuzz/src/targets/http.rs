@@ -153,6 +153,8 @@ fn exchange(to: SocketAddr, bytes: &[u8], patience: Duration) -> Result<Vec<u8>,
         match reader.read(&mut piece) {
             Ok(0) => break Ok(()),
             Ok(count) => answer.extend_from_slice(&piece[..count]),
+            // Somebody has stopped and continued the fuzzer.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break Ok(()),
             Err(error) if open && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 open = false;

@@ -4,9 +4,9 @@ use std::io;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
-use crate::Device;
 use crate::worker::config::WorkerChild;
 use crate::worker::socket::Socket;
+use crate::{Device, library};
 
 /// A worker. Dropped, it is ended and reaped.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ impl Drop for Running {
 fn spawn(program: &std::path::Path, device: Device, socket: Socket) -> io::Result<Child> {
     use std::os::unix::process::CommandExt as _;
     let mut command = Command::new(program);
-    command.arg("__worker").env_clear().env("ORT_DISABLE_TELEMETRY", "1");
+    command.arg("__worker").env_clear().env("ORT_DISABLE_TELEMETRY", "1").envs(library::environment());
     if device == Device::Cuda {
         // Where CUDA's libraries are.
         command.envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)));
