@@ -7,7 +7,7 @@ use mayfly_inference::LargePages;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{BINARY, Server};
+use crate::harness::{BINARY, Server, header};
 
 #[tokio::test]
 async fn a_stop_lets_open_calls_finish() {
@@ -35,22 +35,26 @@ fn a_second_server_on_the_same_folder_is_refused() {
     assert!(text.contains("another"), "{text}");
 }
 
-#[test]
-fn models_get_large_pages_where_the_system_gives_them() {
-    let told = |settings: &[(&str, &str)]| {
-        let server = Server::start_with(settings);
+#[tokio::test]
+async fn models_get_large_pages_where_the_system_gives_them() {
+    let told = |server: &Server| {
         let environment = fs::read(format!("/proc/{}/environ", server.pid())).unwrap();
         String::from_utf8_lossy(&environment).contains("glibc.malloc.hugetlb=1")
     };
-    assert!(!told(&[("MAYFLY_INFERENCE__LARGE_PAGES", "false")]));
+    assert!(!told(&Server::start_with(&[("MAYFLY_INFERENCE__LARGE_PAGES", "false")])));
+    let server = Server::start_metered(&[]).await;
     match LargePages::of_system() {
-        LargePages::Never => assert!(!told(&[])),
-        LargePages::Asked => assert!(told(&[])),
+        LargePages::Never => assert!(!told(&server)),
+        LargePages::Asked => assert!(told(&server)),
         // Whether they can be had there for models alone, the system's age decides.
-        LargePages::Unasked => {
-            told(&[]);
-        }
+        LargePages::Unasked => {}
     }
+    // A load does without, and is over.
+    let call = server.call(Method::POST, "/d/default/meter/?rows=1").send().await.unwrap();
+    assert_eq!((call.status().as_u16(), header(&call, "x-mayfly-cold").as_str()), (200, "model"));
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let enabled = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"));
+    assert!(!told(&server) || enabled.is_none_or(|enabled| enabled.trim() == "1"), "{status}");
 }
 
 #[tokio::test]

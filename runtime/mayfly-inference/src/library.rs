@@ -8,6 +8,6 @@ mod places;
 
 pub use open::prepare_process;
 pub(crate) use open::{Library, open};
-pub(crate) use pages::environment;
 pub use pages::{LargePages, settle_pages};
+pub(crate) use pages::{SmallPages, environment};
 pub use places::{ORT_VERSION, library_places};

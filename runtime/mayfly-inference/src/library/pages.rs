@@ -5,11 +5,16 @@
 //! large page there would be unused.
 //!
 //! ONNX Runtime's memory comes from the C library, which asks the system for large pages if it is told to when it starts.
+//!
+//! What a load takes, it takes in small ones: somebody waits for it, and a virtual machine that has lent its free memory to
+//! others gets each large page back as a whole, some sixty of 2 ms each for a language model of 310 MB. What stays of it is
+//! made large later, in the background, by the system.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The environment that glibc reads its settings from, and nobody else.
 const TUNABLES: &str = "GLIBC_TUNABLES";
@@ -94,14 +99,60 @@ fn told(set: Option<OsString>) -> OsString {
     tunables
 }
 
+/// While it is there, this process gets small pages only.
+#[derive(Debug)]
+pub(crate) struct SmallPages(());
+
+/// How many there are, and how it was before the first.
+static SMALL: Mutex<(u32, libc::c_int)> = Mutex::new((0, 0));
+
+fn small() -> MutexGuard<'static, (u32, libc::c_int)> {
+    SMALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SmallPages {
+    /// None where the C library asks for no large ones. Where this process may not say how it wants its pages (a worker),
+    /// nothing changes.
+    pub(crate) fn hold() -> Option<Self> {
+        std::env::var_os(TUNABLES).filter(|set| is_told(set))?;
+        let mut small = small();
+        if small.0 == 0 {
+            small.1 = disabled(libc::PR_GET_THP_DISABLE, 0, 0);
+            disabled(libc::PR_SET_THP_DISABLE, 1, 0);
+        }
+        small.0 += 1;
+        Some(Self(()))
+    }
+}
+
+impl Drop for SmallPages {
+    fn drop(&mut self) {
+        let mut small = small();
+        small.0 = small.0.saturating_sub(1);
+        // One bit says that they are disabled, the others where not.
+        if small.0 == 0
+            && let Ok(before) = libc::c_ulong::try_from(small.1)
+        {
+            disabled(libc::PR_SET_THP_DISABLE, before & 1, before & !1);
+        }
+    }
+}
+
+/// Asks or says where this process has no large pages; negative if it may not.
+fn disabled(call: libc::c_int, disable: libc::c_ulong, except: libc::c_ulong) -> libc::c_int {
+    const NONE: libc::c_ulong = 0;
+    // SAFETY: reads or sets flags of this process; no memory is passed.
+    #[expect(unsafe_code, reason = "nobody has a safe form of it with these flags")]
+    unsafe {
+        libc::prctl(call, disable, except, NONE, NONE)
+    }
+}
+
 /// From now on this process has large pages only where it asks for them; where the system cannot do that (before Linux 6.18) it
 /// has none. Tells whether asking is of use.
 fn only_where_asked() -> Result<bool, String> {
     const EXCEPT_ADVISED: libc::c_ulong = 1 << 1;
-    // SAFETY: sets a flag of this process; no memory is passed.
-    #[expect(unsafe_code, reason = "nobody has a safe form of it with this flag")]
-    let done = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1 as libc::c_ulong, EXCEPT_ADVISED, 0_u64, 0_u64) };
-    if done == 0 {
+    if disabled(libc::PR_SET_THP_DISABLE, 1, EXCEPT_ADVISED) == 0 {
         return Ok(true);
     }
     let none = rustix::thread::disable_transparent_huge_pages(true);

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::folding::{FOLDED_BYTES_MAX, folded_bytes_max};
 use crate::copies::Copies;
-use crate::library::Library;
+use crate::library::{Library, SmallPages};
 use crate::package::last_position_only;
 use crate::residency::Weights;
 use crate::{Config, Device, DimensionInfo, ElementType, LoadError, Package};
@@ -187,6 +187,7 @@ pub(crate) fn check_device(library: &Library, device: Device) -> Result<(), Load
 /// Loads `model`. Blocking, and slow for large models.
 pub(crate) fn load(model: &Model, options: &Options, source: Source) -> Result<Loaded, LoadError> {
     check_device(&options.library, model.device)?;
+    let _pages = SmallPages::hold();
     let plain = source == Source::Soonest && options.wakes_plain(model);
     if plain {
         return load_file(model, &model.file, options, false);
