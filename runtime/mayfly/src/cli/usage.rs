@@ -99,6 +99,7 @@ pub(super) fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
