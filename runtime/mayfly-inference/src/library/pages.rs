@@ -20,6 +20,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const TUNABLES: &str = "GLIBC_TUNABLES";
 /// The setting: 1 asks for large pages for what is allocated (glibc 2.35; earlier ones ignore it).
 const SETTING: &str = "glibc.malloc.hugetlb";
+/// Says that the program was started again: once is enough, also where the setting is kept from it (from a program with
+/// capabilities of its own, glibc takes it away).
+const AGAIN: &str = "_MAYFLY_STARTED_AGAIN";
 
 /// When the system gives large pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +75,12 @@ pub fn settle_pages(wanted: bool) -> Result<(), String> {
     if !wanted || !asked_only || system == LargePages::Never || set.as_deref().is_some_and(is_told) {
         return Ok(());
     }
+    if std::env::var_os(AGAIN).is_some() {
+        return Err(format!("the C library was not told {SETTING}=1, though its environment was to say so"));
+    }
     let mut args = std::env::args_os();
     let mut again = Command::new("/proc/self/exe");
-    again.arg0(args.next().unwrap_or_default()).args(args).env(TUNABLES, told(set));
+    again.arg0(args.next().unwrap_or_default()).args(args).env(TUNABLES, told(set)).env(AGAIN, "1");
     Err(format!("the program could not be started again with {SETTING}=1: {}", again.exec()))
 }
 
