@@ -387,6 +387,11 @@ impl Residents {
         }
     }
 
+    /// Sessions that have gone since the start.
+    pub(crate) fn unloads(&self) -> u64 {
+        self.unloads.load(Ordering::Relaxed)
+    }
+
     fn leaving(&self) -> MutexGuard<'_, Vec<Arc<Executor>>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
