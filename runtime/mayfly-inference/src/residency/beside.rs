@@ -109,5 +109,6 @@ impl Residents {
         }
         drop(slots);
         residents.unloads.fetch_add(1, Ordering::Relaxed);
+        residents.woken.wake();
     }
 }

@@ -12,7 +12,7 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 const LOOK_MIN: Duration = Duration::from_millis(5);
 /// So long after the last unload, memory is given back once more: its callers, and the threads of other sessions that went with
 /// it, may have held some until after its own thread did so.
-const LATE: Duration = Duration::from_millis(900);
+const LATE: Duration = Duration::from_millis(250);
 
 /// Wakes and stops the clock. Dropping the last one stops it.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +73,7 @@ pub(super) fn start(residents: Weak<Residents>, bell: Bell) -> std::io::Result<(
                 give_memory_back();
             }
             if late.at.is_some() {
-                time = Some(time.unwrap_or(LOOK_MAX));
+                time = Some(time.unwrap_or(LATE).min(LATE));
             }
         }
     };
@@ -107,9 +107,9 @@ mod tests {
         let (mut late, start) = (Late::default(), Instant::now());
         let mut look = |unloads, ms| late.look(unloads, start + Duration::from_millis(ms));
         assert!(!look(0, 5_000), "nothing was unloaded");
-        assert!(!look(1, 5_010) && !look(1, 5_500));
-        assert!(!look(2, 5_800) && !look(2, 6_600), "another one went meanwhile");
-        assert!(look(2, 6_700));
+        assert!(!look(1, 5_010) && !look(1, 5_200));
+        assert!(!look(2, 5_250) && !look(2, 5_450), "another one went meanwhile");
+        assert!(look(2, 5_500));
         assert!(!look(2, 9_000), "once");
     }
 }
