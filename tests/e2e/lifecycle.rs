@@ -56,6 +56,7 @@ async fn models_get_large_pages_where_the_system_gives_them() {
     let call = server.call(Method::POST, "/d/default/meter/?rows=1").send().await.unwrap();
     assert_eq!((call.status().as_u16(), header(&call, "x-mayfly-cold").as_str()), (200, "model"));
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    assert!(status.contains("Name:\tmayfly\n"), "{status}");
     let enabled = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"));
     assert!(!told(&server) || enabled.is_none_or(|enabled| enabled.trim() == "1"), "{status}");
 }

@@ -67,7 +67,7 @@ impl fmt::Display for LargePages {
 /// starts the server decides, if they like), and where the system never gives large pages.
 ///
 /// # Errors
-/// Why memory of models is in small pages, for the log.
+/// Why pages are not as they were to be, for the log.
 pub fn settle_pages(wanted: bool) -> Result<(), String> {
     let system = LargePages::of_system();
     let asked_only = system != LargePages::Unasked || only_where_asked()?;
@@ -78,8 +78,10 @@ pub fn settle_pages(wanted: bool) -> Result<(), String> {
     if std::env::var_os(AGAIN).is_some() {
         return Err(format!("the C library was not told {SETTING}=1, though its environment was to say so"));
     }
+    // By its own path if it is still there: the system names a process after what was executed.
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
     let mut args = std::env::args_os();
-    let mut again = Command::new("/proc/self/exe");
+    let mut again = Command::new(program.unwrap_or_else(|| "/proc/self/exe".into()));
     again.arg0(args.next().unwrap_or_default()).args(args).env(TUNABLES, told(set)).env(AGAIN, "1");
     Err(format!("the program could not be started again with {SETTING}=1: {}", again.exec()))
 }

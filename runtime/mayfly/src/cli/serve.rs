@@ -32,7 +32,7 @@ pub(super) fn run(global: &Global, args: Serve) -> anyhow::Result<()> {
     config.validate()?;
     log(global.json);
     if let Err(error) = mayfly_inference::settle_pages(config.inference.large_pages) {
-        tracing::info!(error, "memory of models is in small pages");
+        tracing::info!(error, "large pages are not where models run, or not only there");
     }
 
     let mut builder = tokio::runtime::Builder::new_multi_thread();
