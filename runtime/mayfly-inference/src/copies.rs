@@ -2,8 +2,8 @@
 //! that sessions map. A session on a copy runs faster, loads faster, and shares its weights through the page cache.
 //!
 //! A copy is a by-product of an import, or made in the background when a model was loaded without one; the work happens
-//! in a child process (`package/probe.rs`). A worker finds those that the server has brought into its room. Which session runs on which file is decided in [`crate::session`] and
-//! [`crate::residency`]; nothing here fails a load or an import.
+//! in a child process (`package/probe.rs`). A worker finds those that the server has brought into its room. Which session
+//! runs on which file is decided in [`crate::session`] and [`crate::residency`]; nothing here fails a load or an import.
 
 mod cpu;
 mod folder;
@@ -111,6 +111,11 @@ impl Copies {
         self.0.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether copies of weights of this size are made here.
+    fn makes(&self, weight_bytes: u64) -> bool {
+        self.0.enabled && self.0.making.is_some() && weight_bytes >= WEIGHT_BYTES_MIN
+    }
+
     /// Whether a copy of package `digest` would be used: a damaged one that cannot be removed is not looked at again.
     fn uses(&self, digest: Digest) -> bool {
         self.0.enabled && (self.0.making.is_some() || !self.tried().contains(&digest))
@@ -137,8 +142,7 @@ impl Copies {
 
     /// Whether a copy of package `digest` will be made once it is loaded: there is none, and none was tried.
     pub(crate) fn will_make(&self, digest: Digest, weight_bytes: u64) -> bool {
-        let worth = self.0.enabled && self.0.making.is_some() && weight_bytes >= WEIGHT_BYTES_MIN;
-        worth && !self.tried().contains(&digest) && !self.0.folder.has(digest)
+        self.makes(weight_bytes) && !self.tried().contains(&digest) && !self.0.folder.has(digest)
     }
 
     /// Whether there is a copy of package `digest`. Whether it can be used shows when it is loaded.
@@ -160,8 +164,7 @@ impl Copies {
 
     /// A copy to be made of package `digest`, unless there is one, one was tried, or it is not worth it.
     pub(crate) fn begin(&self, digest: Digest, weight_bytes: u64) -> Option<Draft> {
-        let makes = self.0.enabled && self.0.making.is_some();
-        if !makes || weight_bytes < WEIGHT_BYTES_MIN || self.0.folder.has(digest) {
+        if !self.makes(weight_bytes) || self.0.folder.has(digest) {
             return None;
         }
         if !self.tried().insert(digest) {

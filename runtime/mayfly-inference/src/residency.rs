@@ -381,6 +381,7 @@ impl Residents {
         let is_kept = !slots.kept.is_empty();
         drop(slots);
         residents.unloads.fetch_add(1, Ordering::Relaxed);
+        // The clock sees to what is freed after this.
         residents.woken.wake();
         if is_kept {
             // A run may have panicked in one that is kept.

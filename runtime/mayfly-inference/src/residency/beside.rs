@@ -109,6 +109,7 @@ impl Residents {
         }
         drop(slots);
         residents.unloads.fetch_add(1, Ordering::Relaxed);
+        // The clock sees to what is freed after this.
         residents.woken.wake();
     }
 }
